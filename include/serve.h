@@ -31,12 +31,13 @@ struct store {
 
 /*
  * Parse the arguments, run the operation, and return the status to exit with.  SIGPIPE is
- * ignored: a write to a pipe that nobody reads fails with EPIPE, and the program then ends
- * with STORE_OK, since nobody is left to be told.
+ * ignored: a write to a pipe that nobody reads fails with EPIPE, and the program then
+ * ends with STORE_OK, since nobody is left to be told.
  */
 int store_main(int argc, char **argv, const struct store *store);
 
-/* One line on standard error, with the newline, in one write; control bytes become '?'. */
+/* One line on standard error, with the newline, in one write; control bytes become '?'.
+ */
 void store_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* One ask: @length bytes, never 0, from @offset of the image; the sum fits 63 bits. */
@@ -51,9 +52,9 @@ struct ask {
  */
 struct asks {
 	int fd;
-	size_t used;  /* bytes in @line that were read */
+	size_t used; /* bytes in @line that were read */
 	size_t taken; /* of them, bytes that were parsed */
-	bool ended;   /* end of input was seen */
+	bool ended; /* end of input was seen */
 	char line[4096];
 };
 
@@ -93,7 +94,7 @@ struct store_image {
 	const char *id;
 	uint64_t size;
 	uint64_t allocated; /* UINT64_MAX if not known */
-	int64_t mtime;	    /* seconds since 1970; INT64_MIN if not known */
+	int64_t mtime; /* seconds since 1970; INT64_MIN if not known */
 	bool immutable;
 	const char *const *attrs; /* key, value, key, value, …, NULL; or NULL */
 };

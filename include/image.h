@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * image - one version of an image, as a store listed it.
+ *
+ * Constant but for its error text and extents; shared by reference counts.  Any thread.
+ */
+#ifndef IMAGEFS_IMAGE_H
+#define IMAGEFS_IMAGE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+struct attribute {
+	char *key;
+	char *value;
+};
+
+struct image {
+	char *name; /* as the store calls it */
+	char *file_name;
+	char *id;
+	uint64_t ino; /* from name and id: the same in each listing and each mount */
+	uint64_t size; /* bytes */
+	uint64_t allocated;
+	struct timespec mtime;
+	bool immutable;
+	struct attribute *attributes;
+	size_t attribute_count;
+	atomic_size_t refs;
+	pthread_mutex_t lock; /* guards the rest */
+	char *error; /* what went wrong last, or NULL */
+};
+
+/*
+ * Parse one line of a list (imagefs-store.h).  The caller owns a reference to
+ * *@ret_image. Returns 0; -EBADMSG with *@ret_why set to a constant text; or -ENOMEM.
+ */
+int image_parse(const char *line, size_t size, struct image **ret_image,
+		const char **ret_why);
+
+/* Whether two are the same in all that the store says. */
+bool image_equal(const struct image *a, const struct image *b);
+
+struct image *image_ref(struct image *image);
+void image_unref(struct image *image);
+void image_unrefp(struct image **image);
+
+/* Remember and log what went wrong with the image; any bytes, made printable. */
+void image_set_error(struct image *image, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+
+/* A copy of what went wrong last, for the caller to free, or NULL. */
+char *image_error(struct image *image);
+
+#endif

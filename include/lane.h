@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * lane - a source for reads in any order: each is asked for exactly, many are under way.
+ *
+ * All calls but lane_new(), lane_run() and lane_free() are made with the lock held that
+ * it was made with.
+ */
+#ifndef IMAGEFS_LANE_H
+#define IMAGEFS_LANE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "engine.h"
+#include "image.h"
+#include "read.h"
+
+struct lane;
+
+/*
+ * Make a lane for @image.  @engine, @image and @lock are borrowed and outlive it.  The
+ * caller owns *@ret_lane.  Returns 0 or a negative errno.
+ */
+int lane_new(struct engine *engine, struct image *image, pthread_mutex_t *lock,
+	     struct lane **ret_lane);
+
+/*
+ * Be the lane's thread, until it was told to end or was idle for the engine's limit.
+ * Called and returns with the lock held.  Then no read waits for it any more, and it is
+ * the caller's to free, without the lock.
+ */
+void lane_run(struct lane *lane);
+void lane_free(struct lane *lane);
+
+/* Whether it takes more reads. */
+bool lane_is_open(const struct lane *lane);
+
+/* How many reads wait for it. */
+size_t lane_load(const struct lane *lane);
+
+/* Have the lane's thread answer the read.  Returns 0, or -ENOMEM: it is not taken then.
+ */
+int lane_park(struct lane *lane, struct read *read);
+
+/* Take back a read that waits; returns whether it did. */
+bool lane_unpark(struct lane *lane, const struct read *read);
+
+/* When (clock.h) it last came upon the stall limit, 0 if never. */
+uint64_t lane_stalled_ms(const struct lane *lane);
+
+/* End the thread as soon as possible; reads that still wait are answered with -EIO. */
+void lane_end(struct lane *lane);
+
+#endif

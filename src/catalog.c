@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include "catalog.h"
+#include "cleanup.h"
+#include "clock.h"
+#include "log.h"
+
+#define GRACE_MS 1000
+
+TAILQ_HEAD(waits, catalog_wait);
+
+struct catalog {
+	const struct store *store;
+	uint64_t ttl_ms;
+	int wake_fd; /* ends a listing that is under way */
+	pthread_t lister, server;
+	pthread_mutex_t lock; /* guards the rest */
+	pthread_cond_t wanted; /* a listing is wanted, or the end: for the lister */
+	pthread_cond_t waiting; /* somebody waits, a listing is done: for the server */
+	struct waits waits;
+	struct listing *listing;
+	uint64_t listed_ms; /* when the listing was begun */
+	uint64_t turn; /* counts the listings that ended */
+	int err; /* how the last one ended */
+	bool expired;
+	bool running;
+	bool failing; /* the last one failed, and that was logged */
+	bool ending;
+};
+
+static bool is_fresh(const struct catalog *catalog)
+{
+	return !catalog->expired && clock_ms() - catalog->listed_ms < catalog->ttl_ms;
+}
+
+/* Call back everybody on @list, which is emptied. */
+static void serve_all(struct waits *list, int err, struct listing *listing)
+{
+	struct catalog_wait *wait;
+
+	while ((wait = TAILQ_FIRST(list))) {
+		TAILQ_REMOVE(list, wait, link);
+		wait->done(wait, err, listing);
+	}
+}
+
+/* List once.  Called and returns with the lock held, without it meanwhile. */
+static void list_locked(struct catalog *catalog)
+{
+	struct listing *old = listing_ref(catalog->listing), *new = NULL;
+	CLEANUP(freep) char *text = NULL;
+	uint64_t begun = clock_ms();
+	bool failing = catalog->failing;
+	int err;
+
+	catalog->running = true;
+	catalog->expired = false;
+	pthread_mutex_unlock(&catalog->lock);
+	err = listing_new(catalog->store, old, catalog->wake_fd, &new, &text);
+	listing_unref(old);
+	if (err && err != -ECANCELED && !failing)
+		log_line(LOG_ERR, "%s: %s", catalog->store->uri,
+			 text ? text : strerror(-err));
+	if (!err && failing)
+		log_line(LOG_INFO, "%s: the store is listed again", catalog->store->uri);
+	pthread_mutex_lock(&catalog->lock);
+	catalog->running = false;
+	/* A store that hangs stops no ls: the old listing goes on serving. */
+	catalog->err = err == -ETIMEDOUT ? 0 : err;
+	catalog->failing = err;
+	catalog->turn++;
+	if (!err) {
+		old = catalog->listing;
+		catalog->listing = new;
+		catalog->listed_ms = begun;
+		listing_unref(old);
+	}
+	pthread_cond_signal(&catalog->waiting);
+}
+
+static void *be_lister(void *context)
+{
+	struct catalog *catalog = context;
+
+	pthread_mutex_lock(&catalog->lock);
+	while (!catalog->ending) {
+		if (!TAILQ_EMPTY(&catalog->waits) && !is_fresh(catalog))
+			list_locked(catalog);
+		else
+			pthread_cond_wait(&catalog->wanted, &catalog->lock);
+	}
+	pthread_mutex_unlock(&catalog->lock);
+	return NULL;
+}
+
+/*
+ * Those whose wait is over: everybody when a listing has ended, else those whose grace is
+ * used up, who take the old listing.  Returns when the next grace is used up.
+ */
+static uint64_t collect_locked(struct catalog *catalog, bool ended,
+			       struct waits *ret_list)
+{
+	struct catalog_wait *wait;
+
+	while ((wait = TAILQ_FIRST(&catalog->waits))) {
+		if (!ended && wait->deadline_ms > clock_ms())
+			return wait->deadline_ms;
+		TAILQ_REMOVE(&catalog->waits, wait, link);
+		TAILQ_INSERT_TAIL(ret_list, wait, link);
+	}
+	return UINT64_MAX;
+}
+
+static void *be_server(void *context)
+{
+	struct catalog *catalog = context;
+	uint64_t turn = 0;
+
+	pthread_mutex_lock(&catalog->lock);
+	while (!catalog->ending) {
+		struct waits done = TAILQ_HEAD_INITIALIZER(done);
+		bool ended = turn != catalog->turn;
+		uint64_t next = collect_locked(catalog, ended, &done);
+		struct listing *listing = listing_ref(catalog->listing);
+		/* A failure is told to those who waited for it, not to those who gave up.
+		 */
+		int err = ended ? catalog->err : 0;
+
+		turn = catalog->turn;
+		if (!TAILQ_EMPTY(&done)) {
+			pthread_mutex_unlock(&catalog->lock);
+			serve_all(&done, err, listing);
+			listing_unref(listing);
+			pthread_mutex_lock(&catalog->lock);
+			continue;
+		}
+		listing_unref(listing);
+		if (next == UINT64_MAX)
+			pthread_cond_wait(&catalog->waiting, &catalog->lock);
+		else
+			cond_wait_until(&catalog->waiting, &catalog->lock, next);
+	}
+	pthread_mutex_unlock(&catalog->lock);
+	return NULL;
+}
+
+void catalog_get(struct catalog *catalog, struct catalog_wait *wait)
+{
+	struct listing *listing = NULL;
+
+	pthread_mutex_lock(&catalog->lock);
+	if (is_fresh(catalog)) {
+		listing = listing_ref(catalog->listing);
+	} else {
+		wait->deadline_ms = clock_ms() + GRACE_MS;
+		TAILQ_INSERT_TAIL(&catalog->waits, wait, link);
+		pthread_cond_signal(&catalog->wanted);
+		pthread_cond_signal(&catalog->waiting);
+	}
+	pthread_mutex_unlock(&catalog->lock);
+	if (listing)
+		wait->done(wait, 0, listing);
+	listing_unref(listing);
+}
+
+struct listing *catalog_last(struct catalog *catalog)
+{
+	struct listing *listing;
+
+	pthread_mutex_lock(&catalog->lock);
+	listing = listing_ref(catalog->listing);
+	pthread_mutex_unlock(&catalog->lock);
+	return listing;
+}
+
+void catalog_expire(struct catalog *catalog)
+{
+	pthread_mutex_lock(&catalog->lock);
+	catalog->expired = true;
+	pthread_mutex_unlock(&catalog->lock);
+}
+
+static void catalog_freep(struct catalog **catalog)
+{
+	catalog_free(*catalog);
+}
+
+static int start(struct catalog *catalog)
+{
+	int err = pthread_create(&catalog->lister, NULL, be_lister, catalog);
+
+	if (err)
+		return -err;
+	err = pthread_create(&catalog->server, NULL, be_server, catalog);
+	if (!err)
+		return 0;
+	pthread_mutex_lock(&catalog->lock);
+	catalog->ending = true;
+	pthread_cond_signal(&catalog->wanted);
+	pthread_mutex_unlock(&catalog->lock);
+	pthread_join(catalog->lister, NULL);
+	return -err;
+}
+
+int catalog_new(const struct store *store, uint64_t ttl_ms, struct catalog **ret_catalog)
+{
+	CLEANUP(catalog_freep) struct catalog *catalog = calloc(1, sizeof(*catalog));
+	CLEANUP(freep) char *text = NULL;
+	int ret;
+
+	if (!catalog)
+		return -ENOMEM;
+	catalog->store = store;
+	catalog->ttl_ms = ttl_ms;
+	TAILQ_INIT(&catalog->waits);
+	pthread_mutex_init(&catalog->lock, NULL);
+	cond_init(&catalog->wanted);
+	cond_init(&catalog->waiting);
+	catalog->ending = true; /* until there are threads */
+	catalog->listed_ms = clock_ms();
+	catalog->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (catalog->wake_fd < 0)
+		return -errno;
+	ret = listing_new(store, NULL, -1, &catalog->listing, &text);
+	if (!ret) {
+		catalog->ending = false;
+		ret = start(catalog);
+		catalog->ending = ret < 0;
+	}
+	if (ret < 0) {
+		log_line(LOG_ERR, "%s: %s", store->uri, text ? text : strerror(-ret));
+		return ret;
+	}
+	*ret_catalog = STEAL(catalog);
+	return 0;
+}
+
+void catalog_end(struct catalog *catalog)
+{
+	bool started;
+
+	pthread_mutex_lock(&catalog->lock);
+	started = !catalog->ending;
+	catalog->ending = true;
+	pthread_cond_signal(&catalog->wanted);
+	pthread_cond_signal(&catalog->waiting);
+	pthread_mutex_unlock(&catalog->lock);
+	if (started) {
+		eventfd_write(catalog->wake_fd, 1);
+		pthread_join(catalog->lister, NULL);
+		pthread_join(catalog->server, NULL);
+	}
+	serve_all(&catalog->waits, -EIO, NULL);
+}
+
+void catalog_free(struct catalog *catalog)
+{
+	if (!catalog)
+		return;
+	catalog_end(catalog);
+	listing_unref(catalog->listing);
+	closep(&catalog->wake_fd);
+	pthread_cond_destroy(&catalog->waiting);
+	pthread_cond_destroy(&catalog->wanted);
+	pthread_mutex_destroy(&catalog->lock);
+	free(catalog);
+}

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "clock.h"
+#include "fs.h"
+#include "imagefs-store.h"
+#include "log.h"
+#include "show.h"
+
+#define STR(x) #x
+#define XSTR(x) STR(x)
+#define THREADS_END_MS 10000
+#define KERNEL_MARGIN 2 /* our waits end in a part of the time that the kernel gives us \
+			 */
+
+static void warden_freep(struct warden **warden)
+{
+	warden_free(*warden);
+}
+
+static void store_freep(struct store **store)
+{
+	store_free(*store);
+}
+
+static void catalog_freep(struct catalog **catalog)
+{
+	catalog_free(*catalog);
+}
+
+/* What is told to whoever waits for the mount, and where the output goes after that. */
+struct background {
+	int ready_fd; /* a byte for the parent; -1: there is none */
+};
+
+static void be_ready(void *context)
+{
+	struct background *background = context;
+	int null;
+	ssize_t n;
+
+	if (background->ready_fd < 0)
+		return;
+	log_to_syslog();
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO && null >= 0; fd++)
+		dup2(null, fd);
+	if (null > STDERR_FILENO)
+		close(null);
+	n = write(background->ready_fd, "", 1);
+	(void)n;
+	closep(&background->ready_fd);
+}
+
+/*
+ * Go on in the background: returns in the child.  The parent waits for the child to be
+ * ready, and ends with 0 then, or with 1 if the child ended before.
+ */
+static int go_to_background(struct background *background)
+{
+	int ends[2];
+	char byte;
+	pid_t pid;
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return -errno;
+	pid = fork();
+	if (pid < 0)
+		return -errno;
+	if (pid) {
+		ssize_t n;
+
+		close(ends[1]);
+		do {
+			n = read(ends[0], &byte, 1);
+		} while (n < 0 && errno == EINTR);
+		_exit(n == 1 ? EXIT_SUCCESS : EXIT_FAILURE);
+	}
+	close(ends[0]);
+	setsid();
+	if (chdir("/") < 0)
+		return -errno;
+	background->ready_fd = ends[1];
+	return 0;
+}
+
+/* The signals are taken by fs_serve(); SIGPIPE is an errno to us. */
+static void block_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGPIPE);
+	sigaddset(&set, SIGUSR1);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+}
+
+/* The seconds that a setting of the kernel's says, 0 if there is none. */
+static uint64_t kernel_seconds(const char *path)
+{
+	unsigned long seconds = 0;
+	FILE *file = fopen(path, "re");
+
+	if (!file)
+		return 0;
+	if (fscanf(file, "%lu", &seconds) != 1)
+		seconds = 0;
+	fclose(file);
+	return seconds;
+}
+
+/* The kernel aborts the whole mount when a request is older than its own limit. */
+static uint64_t stall_limit(const struct options *options)
+{
+	static const char *const settings[] = {
+		"/proc/sys/fs/fuse/max_request_timeout",
+		"/proc/sys/fs/fuse/default_request_timeout",
+	};
+	uint64_t stall_ms = options->stall_ms;
+
+	for (size_t i = 0; i < ARRAY_SIZE(settings); i++) {
+		uint64_t limit_ms = 1000 * kernel_seconds(settings[i]) / KERNEL_MARGIN;
+
+		if (limit_ms && limit_ms < stall_ms)
+			stall_ms = limit_ms;
+	}
+	return stall_ms;
+}
+
+/* What store programs find in their environment; the warden hands it on. */
+static int set_environment(uint64_t stall_ms)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%llu", (unsigned long long)stall_ms);
+	return setenv("IMAGEFS_STALL_MS", text,
+		      1) || setenv("IMAGEFS_STORE_PROTOCOL", XSTR(STORE_PROTOCOL), 1) ||
+			       setenv("LC_ALL", "C.UTF-8", 1)
+		       ? -ENOMEM
+		       : 0;
+}
+
+static int open_store(const struct options *options, struct warden **ret_warden,
+		      struct store **ret_store)
+{
+	uint64_t stall_ms = stall_limit(options);
+	int ret = store_new(options->store, options->store_path, ret_store);
+
+	if (ret < 0)
+		return ret;
+	(*ret_store)->stall_ms = stall_ms;
+	ret = set_environment(stall_ms);
+	if (!ret)
+		ret = warden_new(ret_warden);
+	if (ret < 0)
+		log_line(LOG_ERR, "the warden process cannot be started: %s",
+			 strerror(-ret));
+	else
+		(*ret_store)->warden = *ret_warden;
+	return ret;
+}
+
+static int list_store(const struct options *options)
+{
+	CLEANUP(store_freep) struct store *store = NULL;
+	CLEANUP(warden_freep) struct warden *warden = NULL;
+	CLEANUP(freep) char *text = NULL;
+	struct listing *listing;
+	int ret = open_store(options, &warden, &store);
+
+	if (ret < 0)
+		return ret;
+	ret = listing_new(store, NULL, -1, &listing, &text);
+	if (ret < 0) {
+		log_line(LOG_ERR, "%s: %s", store->uri, text ? text : strerror(-ret));
+		return ret;
+	}
+	ret = options->json ? show_json(stdout, listing) : show_table(stdout, listing);
+	if (ret < 0)
+		log_line(LOG_ERR, "the list cannot be written: %s", strerror(-ret));
+	listing_unref(listing);
+	return ret;
+}
+
+/* Serve until the end, and leave nothing behind. */
+static int serve(const struct options *options, struct engine *engine,
+		 struct catalog *catalog, struct background *background)
+{
+	struct fs *fs;
+	int ret = fs_new(options, engine, catalog, &fs);
+
+	if (ret < 0)
+		return ret;
+	ret = warden_watch_mount(engine->store->warden, options->mountpoint);
+	if (!ret)
+		ret = fs_serve(fs, be_ready, background);
+	fs_close_all(fs);
+	/* Requests are answered through the session until the last thread is gone. */
+	catalog_end(catalog);
+	if (engine_wait(engine, clock_ms() + THREADS_END_MS) < 0) {
+		log_line(LOG_ERR, "threads do not end; the mount is left to the warden");
+		_exit(EXIT_FAILURE);
+	}
+	fs_free(fs);
+	return ret;
+}
+
+static int mount_store(const struct options *options)
+{
+	CLEANUP(store_freep) struct store *store = NULL;
+	CLEANUP(warden_freep) struct warden *warden = NULL;
+	CLEANUP(catalog_freep) struct catalog *catalog = NULL;
+	struct background background = {.ready_fd = -1};
+	struct engine engine;
+	int ret = options->foreground ? 0 : go_to_background(&background);
+
+	if (!ret)
+		ret = open_store(options, &warden, &store);
+	if (!ret)
+		ret = catalog_new(store, options->ttl_ms, &catalog);
+	if (ret < 0)
+		return ret;
+	engine_init(&engine, store);
+	engine.ring_size = options->ring;
+	engine.memory_limit = options->memory;
+	ret = serve(options, &engine, catalog, &background);
+	engine_fini(&engine);
+	return ret;
+}
+
+int main(int argc, char **argv)
+{
+	struct options options;
+	int ret = options_parse(argc, argv, &options);
+
+	if (!ret) {
+		block_signals();
+		log_set_debug(options.debug);
+		switch (options.action) {
+		case ACTION_HELP:
+			options_help(stdout);
+			break;
+		case ACTION_VERSION:
+			puts("imagefs " VERSION);
+			break;
+		case ACTION_LIST:
+			ret = list_store(&options);
+			break;
+		case ACTION_MOUNT:
+			ret = mount_store(&options);
+			break;
+		}
+	}
+	options_fini(&options);
+	return ret < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}

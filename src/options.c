@@ -1,0 +1,424 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <limits.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "cleanup.h"
+#include "log.h"
+#include "options.h"
+#include "text.h"
+
+#define MODE_MAX 07777
+
+enum kind {
+	KIND_SWITCH, /* a bool that becomes true */
+	KIND_TEXT, /* a string */
+	KIND_PATHS, /* folders, made absolute */
+	KIND_SIZE, /* bytes */
+	KIND_SECONDS, /* kept as milliseconds */
+	KIND_NUMBER,
+	KIND_OCTAL,
+	KIND_KERNEL, /* handed to the kernel */
+	KIND_IGNORED,
+};
+
+struct option {
+	const char *name;
+	enum kind kind;
+	size_t field;
+	uint64_t least, most;
+	const char *argument; /* for people, in the order of the lines of --help */
+	const char *help; /* NULL: one of mount(8)'s, not told here */
+};
+
+#define FIELD(name) offsetof(struct options, name)
+
+static const struct option table[] = {
+	{"allow_other", KIND_SWITCH, FIELD(allow_other), 0, 0, "",
+	 "let other users in; permissions are checked then"},
+	{"default_permissions", KIND_SWITCH, FIELD(default_permissions), 0, 0, "",
+	 "have the kernel check permissions"},
+	{"uid", KIND_NUMBER, FIELD(uid), 0, UINT32_MAX - 1, "=N",
+	 "owner of the images (default: who mounts)"},
+	{"gid", KIND_NUMBER, FIELD(gid), 0, UINT32_MAX - 1, "=N",
+	 "group of the images (default: that of who mounts)"},
+	{"mode", KIND_OCTAL, FIELD(mode), 0, MODE_MAX, "=OCTAL",
+	 "permissions of the images (default: 0444)"},
+	{"fsname", KIND_TEXT, FIELD(fsname), 0, 0, "=NAME",
+	 "name of the file system in mount's list (default: the store)"},
+	{"readahead", KIND_SIZE, FIELD(readahead), 0, 1u << 30, "=SIZE",
+	 "the kernel's read-ahead, as root (default: 4M; 0: as it is)"},
+	{"ring", KIND_SIZE, FIELD(ring), 2u << 20, 1u << 30, "=SIZE",
+	 "memory of a stream, a power of two (default: 4M)"},
+	{"memory", KIND_SIZE, FIELD(memory), 1u << 20, UINT64_MAX, "=SIZE",
+	 "limit of all streams together; each gets at least 2M (default: 256M)"},
+	{"stall", KIND_SECONDS, FIELD(stall_ms), 1, 86400, "=SECONDS",
+	 "longest wait for a byte of the store (default: 30)"},
+	{"ttl", KIND_SECONDS, FIELD(ttl_ms), 0, 86400, "=SECONDS",
+	 "how long a listing is good for (default: 3)"},
+	{"store_path", KIND_PATHS, FIELD(store_path), 0, 0, "=DIR[:DIR]",
+	 "look for store programs here first"},
+	{"ro", KIND_SWITCH, FIELD(ro), 0, 0, "", "accepted: a mount is always read-only"},
+	{"rw", KIND_SWITCH, FIELD(rw), 0, 0, "", NULL},
+	{"nodev", KIND_KERNEL, 0, 0, 0, "", NULL},
+	{"dev", KIND_SWITCH, FIELD(dev), 0, 0, "", NULL},
+	{"nosuid", KIND_KERNEL, 0, 0, 0, "", NULL},
+	{"suid", KIND_SWITCH, FIELD(suid), 0, 0, "", NULL},
+	{"noexec", KIND_KERNEL, 0, 0, 0, "", NULL},
+	{"exec", KIND_KERNEL, 0, 0, 0, "", NULL},
+	{"noatime", KIND_KERNEL, 0, 0, 0, "", NULL},
+	{"atime", KIND_KERNEL, 0, 0, 0, "", NULL},
+	{"sync", KIND_KERNEL, 0, 0, 0, "", NULL},
+	{"async", KIND_KERNEL, 0, 0, 0, "", NULL},
+	{"dirsync", KIND_KERNEL, 0, 0, 0, "", NULL},
+	{"allow_root", KIND_KERNEL, 0, 0, 0, "", NULL},
+	{"context", KIND_KERNEL, 0, 0, 0, "", NULL},
+	{"auto_unmount", KIND_IGNORED, 0, 0, 0, "", NULL},
+	{"defaults", KIND_IGNORED, 0, 0, 0, "", NULL},
+	{"auto", KIND_IGNORED, 0, 0, 0, "", NULL},
+	{"noauto", KIND_IGNORED, 0, 0, 0, "", NULL},
+	{"user", KIND_IGNORED, 0, 0, 0, "", NULL},
+	{"nouser", KIND_IGNORED, 0, 0, 0, "", NULL},
+	{"users", KIND_IGNORED, 0, 0, 0, "", NULL},
+	{"owner", KIND_IGNORED, 0, 0, 0, "", NULL},
+	{"group", KIND_IGNORED, 0, 0, 0, "", NULL},
+	{"_netdev", KIND_IGNORED, 0, 0, 0, "", NULL},
+	{"nofail", KIND_IGNORED, 0, 0, 0, "", NULL},
+	{"relatime", KIND_IGNORED, 0, 0, 0, "", NULL},
+	{"norelatime", KIND_IGNORED, 0, 0, 0, "", NULL},
+	{"strictatime", KIND_IGNORED, 0, 0, 0, "", NULL},
+	{"nostrictatime", KIND_IGNORED, 0, 0, 0, "", NULL},
+	{"lazytime", KIND_IGNORED, 0, 0, 0, "", NULL},
+	{"nolazytime", KIND_IGNORED, 0, 0, 0, "", NULL},
+	{"diratime", KIND_IGNORED, 0, 0, 0, "", NULL},
+	{"nodiratime", KIND_IGNORED, 0, 0, 0, "", NULL},
+	{"comment", KIND_IGNORED, 0, 0, 0, "", NULL},
+};
+
+static const struct option *find(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(table); i++)
+		if (!strcmp(table[i].name, name))
+			return &table[i];
+	return NULL;
+}
+
+static int set_text(char **field, char *text)
+{
+	if (!text)
+		return -ENOMEM;
+	free(*field);
+	*field = text;
+	return 0;
+}
+
+/* @paths with each path made absolute. */
+static char *absolute_paths(const char *paths)
+{
+	CLEANUP(freep) char *copy = strdup(paths);
+	CLEANUP(freep) char *all = strdup("");
+	char *rest = copy, *path;
+
+	while (copy && all && (path = strsep(&rest, ":"))) {
+		CLEANUP(freep) char *absolute = realpath(path, NULL);
+		char *more;
+
+		if (asprintf(&more, "%s%s%s", all, *all ? ":" : "",
+			     absolute ? absolute : path) < 0)
+			return NULL;
+		free(all);
+		all = more;
+	}
+	return copy ? STEAL(all) : NULL;
+}
+
+static int parse_number(const char *text, int base, uint64_t *ret_value)
+{
+	char *end;
+
+	if (*text < '0' || *text > '9')
+		return -EINVAL;
+	errno = 0;
+	*ret_value = strtoull(text, &end, base);
+	return errno || *end ? -EINVAL : 0;
+}
+
+static int set_number(const struct option *option, uint64_t *field, const char *value)
+{
+	uint64_t number = 0;
+	int ret = option->kind == KIND_SIZE
+			  ? text_parse_size(value, &number)
+			  : parse_number(value, option->kind == KIND_OCTAL ? 8 : 10,
+					 &number);
+
+	if (ret < 0 || number < option->least || number > option->most) {
+		log_line(LOG_ERR,
+			 "%s=%s: not a value for this option (see imagefs --help)",
+			 option->name, value);
+		return -EINVAL;
+	}
+	if (!strcmp(option->name, "ring") && number & (number - 1)) {
+		log_line(LOG_ERR, "ring=%s: not a power of two", value);
+		return -EINVAL;
+	}
+	*field = option->kind == KIND_SECONDS ? 1000 * number : number;
+	return 0;
+}
+
+static int add_for_kernel(struct options *options, const char *name, const char *value)
+{
+	char *all;
+
+	if (asprintf(&all, "%s%s%s%s%s", options->kernel, *options->kernel ? "," : "",
+		     name, value ? "=" : "", value ? value : "") < 0)
+		return -ENOMEM;
+	return set_text(&options->kernel, all);
+}
+
+static int set_option(struct options *options, char *name)
+{
+	char *value = strchr(name, '=');
+	const struct option *option;
+	char *field;
+
+	if (!*name || !strncmp(name, "x-", 2))
+		return 0;
+	if (value)
+		*value++ = '\0';
+	option = find(name);
+	if (!option) {
+		log_line(LOG_ERR, "%s: no such option (see imagefs --help)", name);
+		return -EINVAL;
+	}
+	if (*option->argument && (!value || !*value)) {
+		log_line(LOG_ERR, "%s: this option needs a value: %s%s", name, name,
+			 option->argument);
+		return -EINVAL;
+	}
+	if (option->kind == KIND_SWITCH && value) {
+		log_line(LOG_ERR, "%s: this option takes no value", name);
+		return -EINVAL;
+	}
+	field = (char *)options + option->field;
+	switch (option->kind) {
+	case KIND_SWITCH:
+		*(bool *)field = true;
+		return 0;
+	case KIND_TEXT:
+		return set_text((char **)field, strdup(value));
+	case KIND_PATHS:
+		return set_text((char **)field, absolute_paths(value));
+	case KIND_KERNEL:
+		return add_for_kernel(options, name, value);
+	case KIND_IGNORED:
+		return 0;
+	default:
+		return set_number(option, (uint64_t *)field, value);
+	}
+}
+
+/* The options of one -o: separated by commas; a backslash takes what follows as it is. */
+static int set_options(struct options *options, const char *list)
+{
+	CLEANUP(freep) char *name = malloc(strlen(list) + 1);
+	size_t size = 0;
+
+	if (!name)
+		return -ENOMEM;
+	for (const char *c = list;; c++) {
+		int ret;
+
+		if (*c == '\\' && c[1]) {
+			name[size++] = *++c;
+			continue;
+		}
+		if (*c && *c != ',') {
+			name[size++] = *c;
+			continue;
+		}
+		name[size] = '\0';
+		ret = set_option(options, name);
+		if (ret < 0 || !*c)
+			return ret;
+		size = 0;
+	}
+}
+
+static int set_letters(struct options *options, const char *letters)
+{
+	for (; *letters; letters++) {
+		switch (*letters) {
+		case 'f':
+			options->foreground = true;
+			break;
+		case 'd':
+			options->foreground = options->debug = true;
+			break;
+		case 'h':
+			options->action = ACTION_HELP;
+			break;
+		case 'V':
+			options->action = ACTION_VERSION;
+			break;
+		case 'n':
+		case 's':
+		case 'v':
+			/* mount(8) hands these on. */
+			break;
+		default:
+			log_line(LOG_ERR, "-%c: no such option (see imagefs --help)",
+				 *letters);
+			return -EINVAL;
+		}
+	}
+	return 0;
+}
+
+static int set_long(struct options *options, const char *name)
+{
+	if (!strcmp(name, "help"))
+		options->action = ACTION_HELP;
+	else if (!strcmp(name, "version"))
+		options->action = ACTION_VERSION;
+	else if (!strcmp(name, "json") && options->action == ACTION_LIST)
+		options->json = true;
+	else {
+		log_line(LOG_ERR, "--%s: no such option (see imagefs --help)", name);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+/* A word that is no option: list, the store, or the mount point. */
+static int set_word(struct options *options, const char *word)
+{
+	if (!options->store)
+		return set_text(&options->store, strdup(word));
+	if (!options->mountpoint && options->action != ACTION_LIST)
+		return set_text(&options->mountpoint, strdup(word));
+	log_line(LOG_ERR, "%s: one argument too many (see imagefs --help)", word);
+	return -EINVAL;
+}
+
+static int check(struct options *options)
+{
+	char *absolute;
+
+	if (options->action == ACTION_HELP || options->action == ACTION_VERSION)
+		return 0;
+	if (!options->store ||
+	    (options->action == ACTION_MOUNT && !options->mountpoint)) {
+		log_line(LOG_ERR,
+			 "usage: imagefs [-o OPTIONS] STORE MOUNTPOINT (see imagefs "
+			 "--help)");
+		return -EINVAL;
+	}
+	/* mount(8) says rw, dev and suid of itself; a person who says rw alone is told.
+	 */
+	if (options->rw && !(options->dev && options->suid)) {
+		log_line(LOG_ERR, "rw: images are read-only; mount with ro");
+		return -EINVAL;
+	}
+	if (options->action == ACTION_LIST)
+		return 0;
+	absolute = realpath(options->mountpoint, NULL);
+	if (!absolute) {
+		int err = errno;
+
+		log_line(LOG_ERR, "%s: %s (the mount point is a folder that exists)%s",
+			 options->mountpoint, strerror(err),
+			 err == ENOTCONN
+				 ? "; a mount whose program is gone is in the way: "
+				   "umount -l it"
+				 : "");
+		return -EINVAL;
+	}
+	return set_text(&options->mountpoint, absolute);
+}
+
+int options_parse(int argc, char **argv, struct options *ret_options)
+{
+	struct options *options = ret_options;
+	int ret = 0;
+
+	*options = (struct options){
+		.uid = UINT64_MAX,
+		.gid = UINT64_MAX,
+		.mode = 0444,
+		.readahead = 4u << 20,
+		.ring = 4u << 20,
+		.memory = 256u << 20,
+		.stall_ms = 30000,
+		.ttl_ms = 3000,
+		.kernel = strdup(""),
+	};
+	if (!options->kernel)
+		return -ENOMEM;
+	if (argc > 1 && !strcmp(argv[1], "list"))
+		options->action = ACTION_LIST;
+	for (int i = options->action == ACTION_LIST ? 2 : 1; i < argc && !ret; i++) {
+		const char *arg = argv[i];
+
+		if (!strcmp(arg, "--")) {
+			while (++i < argc && !ret)
+				ret = set_word(options, argv[i]);
+		} else if (!strcmp(arg, "-o") || !strcmp(arg, "-t")) {
+			if (!argv[i + 1]) {
+				log_line(LOG_ERR, "%s: needs a value", arg);
+				return -EINVAL;
+			}
+			i++;
+			/* -t TYPE is mount(8)'s. */
+			ret = arg[1] == 'o' ? set_options(options, argv[i]) : 0;
+		} else if (!strncmp(arg, "-o", 2)) {
+			ret = set_options(options, arg + 2);
+		} else if (!strncmp(arg, "--", 2)) {
+			ret = set_long(options, arg + 2);
+		} else if (arg[0] == '-' && arg[1]) {
+			ret = set_letters(options, arg + 1);
+		} else {
+			ret = set_word(options, arg);
+		}
+	}
+	return ret ? ret : check(options);
+}
+
+void options_fini(struct options *options)
+{
+	free(options->store);
+	free(options->mountpoint);
+	free(options->fsname);
+	free(options->store_path);
+	free(options->kernel);
+	*options = (struct options){0};
+}
+
+void options_help(FILE *file)
+{
+	fputs("usage: imagefs [-f] [-d] [-o OPTIONS] STORE MOUNTPOINT\n"
+	      "       imagefs list [--json] [-o OPTIONS] STORE\n"
+	      "\n"
+	      "Mount the images of a store as read-only files, or list them.\n"
+	      "STORE is a folder or a URI: dir:///srv/images, sheepdog://host/, ...\n"
+	      "\n"
+	      "  -f         stay in the foreground\n"
+	      "  -d         the same, with a line for everything that happens\n"
+	      "  -h, --help\n"
+	      "  -V, --version\n"
+	      "  --json     list: one JSON object for each image\n"
+	      "\n"
+	      "OPTIONS, separated by commas:\n",
+	      file);
+	for (size_t i = 0; i < ARRAY_SIZE(table); i++) {
+		char left[64];
+
+		if (!table[i].help)
+			continue;
+		snprintf(left, sizeof(left), "%s%s", table[i].name, table[i].argument);
+		fprintf(file, "  %-21s %s\n", left, table[i].help);
+	}
+	fputs("\nSIZE is in bytes, or with K, M, G or T. The options of mount(8) are "
+	      "accepted.\n",
+	      file);
+}

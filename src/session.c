@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * libfuse's own loop ends by a signal that may come a moment too early to be noticed, so
+ * the loop here is its own: workers that read the kernel's requests, and a main thread
+ * that waits for signals with signalfd(2).  Workers are told to end by a flag, and driven
+ * out of their read by a signal that is sent until they are gone.
+ *
+ * No operation waits for a store, so a few workers are enough whatever hangs.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "clock.h"
+#include "fs-session.h"
+#include "log.h"
+
+#define WORKERS_MIN 2
+#define WORKERS_MAX 8
+#define KICK_SIGNAL SIGUSR1
+#define KICK_MS 20
+#define BEGIN_MS 10000
+
+struct workers {
+	pthread_t threads[WORKERS_MAX];
+	size_t count;
+};
+
+static void *be_worker(void *context)
+{
+	struct fs *fs = context;
+	struct fuse_buf buffer = {0};
+	sigset_t kick;
+
+	sigemptyset(&kick);
+	sigaddset(&kick, KICK_SIGNAL);
+	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
+	while (!fuse_session_exited(fs->session)) {
+		int ret = fuse_session_receive_buf(fs->session, &buffer);
+
+		if (ret == -EINTR || ret == -EAGAIN)
+			continue;
+		if (ret <= 0)
+			break;
+		fuse_session_process_buf(fs->session, &buffer);
+	}
+	free(buffer.mem);
+	eventfd_write(fs->ended_fd, 1);
+	return NULL;
+}
+
+static int start_workers(struct fs *fs, struct workers *workers)
+{
+	long processors = sysconf(_SC_NPROCESSORS_ONLN);
+	long wanted = MAX(processors, (long)WORKERS_MIN);
+	size_t count = (size_t)MIN(wanted, (long)WORKERS_MAX);
+
+	for (; workers->count < count; workers->count++) {
+		int err = pthread_create(&workers->threads[workers->count], NULL,
+					 be_worker, fs);
+
+		if (err)
+			return -err;
+	}
+	return 0;
+}
+
+/* A kick may come between the look at the flag and the read: so it is given again. */
+static void end_workers(struct fs *fs, struct workers *workers)
+{
+	fuse_session_exit(fs->session);
+	for (size_t i = 0; i < workers->count; i++) {
+		struct timespec until;
+
+		do {
+			pthread_kill(workers->threads[i], KICK_SIGNAL);
+			clock_gettime(CLOCK_REALTIME, &until);
+			until.tv_nsec += KICK_MS * NSEC_PER_MSEC;
+			if (until.tv_nsec >= 1000 * NSEC_PER_MSEC) {
+				until.tv_nsec -= 1000 * NSEC_PER_MSEC;
+				until.tv_sec++;
+			}
+		} while (pthread_timedjoin_np(workers->threads[i], NULL, &until));
+	}
+}
+
+static void do_nothing(int number)
+{
+}
+
+/*
+ * Raise the kernel's read-ahead for this mount; only root may.  The request for the
+ * mount's device goes to the workers.
+ */
+static void raise_readahead(const struct fs *fs)
+{
+	char path[64], text[32];
+	struct stat st;
+	int fd;
+
+	if (!fs->options->readahead || stat(fs->options->mountpoint, &st) < 0)
+		return;
+	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb",
+		 major(st.st_dev), minor(st.st_dev));
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0) {
+		log_line(LOG_DEBUG,
+			 "%s: %s; the kernel reads ahead as it does by default", path,
+			 strerror(errno));
+		return;
+	}
+	snprintf(text, sizeof(text), "%llu",
+		 (unsigned long long)fs->options->readahead >> 10);
+	if (write(fd, text, strlen(text)) < 0)
+		log_line(LOG_WARNING, "%s: %s", path, strerror(errno));
+	close(fd);
+}
+
+/* Wait for the kernel to begin.  Returns whether it did. */
+static bool wait_for_begin(const struct fs *fs)
+{
+	struct pollfd fds[] = {
+		{.fd = fs->ready_fd, .events = POLLIN},
+		{.fd = fs->ended_fd, .events = POLLIN},
+	};
+	uint64_t deadline = clock_ms() + BEGIN_MS;
+
+	while (poll(fds, ARRAY_SIZE(fds), clock_left_ms(deadline)) < 0 &&
+	       errno == EINTR) {
+	}
+	return fds[0].revents;
+}
+
+/* Wait for the end: a signal, or the unmounting that a worker has seen. */
+static void wait_for_end(const struct fs *fs, int signals)
+{
+	struct pollfd fds[] = {
+		{.fd = signals, .events = POLLIN},
+		{.fd = fs->ended_fd, .events = POLLIN},
+	};
+	struct signalfd_siginfo info;
+
+	while (poll(fds, ARRAY_SIZE(fds), -1) < 0 && errno == EINTR) {
+	}
+	if (fds[0].revents && read(signals, &info, sizeof(info)) == sizeof(info))
+		log_line(LOG_DEBUG, "ended by signal %u", info.ssi_signo);
+}
+
+int fs_serve(struct fs *fs, void (*ready)(void *context), void *context)
+{
+	struct sigaction action = {.sa_handler = do_nothing};
+	struct workers workers = {.count = 0};
+	CLEANUP(closep) int signals = -1;
+	sigset_t ending;
+	int ret;
+
+	sigemptyset(&ending);
+	sigaddset(&ending, SIGINT);
+	sigaddset(&ending, SIGTERM);
+	sigaddset(&ending, SIGHUP);
+	signals = signalfd(-1, &ending, SFD_CLOEXEC);
+	if (signals < 0 || sigaction(KICK_SIGNAL, &action, NULL) < 0)
+		return -errno;
+	ret = start_workers(fs, &workers);
+	if (!ret && wait_for_begin(fs)) {
+		raise_readahead(fs);
+		ready(context);
+		wait_for_end(fs, signals);
+	} else if (!ret) {
+		log_line(LOG_ERR, "%s: the kernel does not begin the session",
+			 fs->options->mountpoint);
+		ret = -EIO;
+	}
+	end_workers(fs, &workers);
+	return ret;
+}
+
+/* ---- mounting ---- */
+
+/* Add "-o NAME=VALUE", commas and backslashes in the value escaped. */
+static int add_option(struct fuse_args *args, const char *name, const char *value)
+{
+	CLEANUP(freep) char *text = malloc(strlen(name) + 2 * strlen(value) + 2);
+	char *out = text;
+
+	if (!text)
+		return -ENOMEM;
+	out = stpcpy(stpcpy(out, name), "=");
+	for (; *value; value++) {
+		if (*value == ',' || *value == '\\')
+			*out++ = '\\';
+		*out++ = *value;
+	}
+	*out = '\0';
+	return fuse_opt_add_arg(args, "-o") || fuse_opt_add_arg(args, text) ? -ENOMEM : 0;
+}
+
+static int add_options(const struct options *options, const char *store,
+		       struct fuse_args *args)
+{
+	char limit[32];
+
+	snprintf(limit, sizeof(limit), "%u", REQUEST_MAX);
+	if (fuse_opt_add_arg(args, "imagefs") || fuse_opt_add_arg(args, "-oro") ||
+	    fuse_opt_add_arg(args, "-osubtype=imagefs") ||
+	    add_option(args, "max_read", limit) < 0 ||
+	    add_option(args, "fsname", options->fsname ? options->fsname : store) < 0)
+		return -ENOMEM;
+	if (options->allow_other && fuse_opt_add_arg(args, "-oallow_other"))
+		return -ENOMEM;
+	if ((options->allow_other || options->default_permissions) &&
+	    fuse_opt_add_arg(args, "-odefault_permissions"))
+		return -ENOMEM;
+	if (*options->kernel &&
+	    (fuse_opt_add_arg(args, "-o") || fuse_opt_add_arg(args, options->kernel)))
+		return -ENOMEM;
+	return 0;
+}
+
+static void log_from_libfuse(enum fuse_log_level level, const char *format, va_list args)
+{
+	CLEANUP(freep) char *text = NULL;
+
+	if (vasprintf(&text, format, args) < 0) {
+		text = NULL;
+		return;
+	}
+	text[strcspn(text, "\n")] = '\0';
+	log_line(level <= FUSE_LOG_ERR ? LOG_ERR : LOG_WARNING, "%s", text);
+}
+
+static int mount_session(struct fs *fs)
+{
+	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+	int ret = add_options(fs->options, fs->engine->store->uri, &args);
+
+	if (!ret) {
+		fs->session = fuse_session_new(&args, &fs_operations,
+					       sizeof(fs_operations), fs);
+		ret = fs->session ? 0 : -EINVAL;
+	}
+	fuse_opt_free_args(&args);
+	if (!ret && fuse_session_mount(fs->session, fs->options->mountpoint)) {
+		fuse_session_destroy(fs->session);
+		fs->session = NULL;
+		ret = -EIO;
+	}
+	if (ret < 0)
+		log_line(LOG_ERR, "%s: cannot be mounted on", fs->options->mountpoint);
+	return ret;
+}
+
+static void fs_freep(struct fs **fs)
+{
+	fs_free(*fs);
+}
+
+int fs_new(const struct options *options, struct engine *engine, struct catalog *catalog,
+	   struct fs **ret_fs)
+{
+	CLEANUP(fs_freep) struct fs *fs = calloc(1, sizeof(*fs));
+	int ret;
+
+	if (!fs)
+		return -ENOMEM;
+	fs->options = options;
+	fs->engine = engine;
+	fs->catalog = catalog;
+	fs->uid = options->uid == UINT64_MAX ? getuid() : (uid_t)options->uid;
+	fs->gid = options->gid == UINT64_MAX ? getgid() : (gid_t)options->gid;
+	clock_gettime(CLOCK_REALTIME, &fs->started);
+	LIST_INIT(&fs->files);
+	pthread_mutex_init(&fs->lock, NULL);
+	fs->ready_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	fs->ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (fs->ready_fd < 0 || fs->ended_fd < 0)
+		return -EMFILE;
+	fuse_set_log_func(log_from_libfuse);
+	ret = mount_session(fs);
+	if (ret < 0)
+		return ret;
+	*ret_fs = STEAL(fs);
+	return 0;
+}
+
+void fs_free(struct fs *fs)
+{
+	if (!fs)
+		return;
+	if (fs->session) {
+		fuse_session_unmount(fs->session);
+		fuse_session_destroy(fs->session);
+	}
+	closep(&fs->ready_fd);
+	closep(&fs->ended_fd);
+	pthread_mutex_destroy(&fs->lock);
+	free(fs);
+}

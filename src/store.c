@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: MIT */
+#include <ctype.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "cleanup.h"
+#include "imagefs-store.h"
+#include "log.h"
+#include "store.h"
+#include "text.h"
+
+#define SCHEME_MAX 32
+
+/* The length of the scheme of @uri (RFC 3986, section 3.1), 0 if it is no URI. */
+static size_t scheme_length(const char *uri)
+{
+	size_t size = 0;
+
+	if (!isalpha((unsigned char)*uri))
+		return 0;
+	while (isalnum((unsigned char)uri[size]) ||
+	       (uri[size] && strchr("+-.", uri[size])))
+		size++;
+	return size <= SCHEME_MAX && uri[size] == ':' ? size : 0;
+}
+
+/* The dir:// URI of the folder at @path. */
+static int folder_uri(const char *path, char **ret_uri)
+{
+	CLEANUP(freep) char *absolute = realpath(path, NULL);
+	CLEANUP(freep) char *escaped = NULL;
+	struct stat st;
+
+	if (!absolute || stat(absolute, &st) < 0) {
+		int err = errno;
+
+		log_line(LOG_ERR,
+			 "%s: %s (a store is a folder or a URI, such as "
+			 "dir:///srv/images)",
+			 path, strerror(err));
+		return -err;
+	}
+	if (!S_ISDIR(st.st_mode)) {
+		log_line(LOG_ERR,
+			 "%s: not a folder (name the folder that holds the images)",
+			 path);
+		return -ENOTDIR;
+	}
+	escaped = text_uri_path(absolute);
+	if (!escaped || asprintf(ret_uri, "dir://%s", escaped) < 0)
+		return -ENOMEM;
+	return 0;
+}
+
+/*
+ * Find the program.  What stands before a '+' is the program's name too, so that
+ * sheepdog+unix:// needs no program of its own.
+ */
+static char *find_program(const char *folders, const char *scheme)
+{
+	CLEANUP(freep) char *all = NULL;
+	char *rest, *folder;
+
+	if (asprintf(&all, "%s:%s", folders ? folders : "", STORE_FOLDER) < 0)
+		return NULL;
+	rest = all;
+	while ((folder = strsep(&rest, ":"))) {
+		for (const char *end = scheme + strlen(scheme); end;
+		     end = memchr(scheme, '+', (size_t)(end - scheme))) {
+			char *program;
+
+			if (!*folder)
+				break;
+			if (asprintf(&program, "%s/imagefs-store-%.*s", folder,
+				     (int)(end - scheme), scheme) < 0)
+				return NULL;
+			if (!access(program, X_OK))
+				return program;
+			free(program);
+		}
+	}
+	return NULL;
+}
+
+static int set_program(struct store *store, const char *folders)
+{
+	CLEANUP(freep) char *found = find_program(folders, store->scheme);
+
+	if (!found) {
+		log_line(LOG_ERR,
+			 "%s: no store program for the scheme '%s' "
+			 "(imagefs-store-%s is neither in %s%s%s)",
+			 store->uri, store->scheme, store->scheme, folders ? folders : "",
+			 folders ? " nor in " : "", STORE_FOLDER);
+		return -ENOENT;
+	}
+	store->program = realpath(found, NULL);
+	return store->program ? 0 : -errno;
+}
+
+static void store_freep(struct store **store)
+{
+	store_free(*store);
+}
+
+int store_new(const char *where, const char *folders, struct store **ret_store)
+{
+	CLEANUP(store_freep) struct store *store = calloc(1, sizeof(*store));
+	size_t length = scheme_length(where);
+	int ret = 0;
+
+	if (!store)
+		return -ENOMEM;
+	if (length)
+		store->uri = strdup(where);
+	else
+		ret = folder_uri(where, &store->uri);
+	if (ret < 0)
+		return ret;
+	store->scheme =
+		store->uri ? strndup(store->uri, scheme_length(store->uri)) : NULL;
+	if (!store->scheme)
+		return -ENOMEM;
+	for (char *c = store->scheme; *c; c++)
+		*c = (char)tolower((unsigned char)*c);
+	ret = set_program(store, folders);
+	if (ret < 0)
+		return ret;
+	*ret_store = STEAL(store);
+	return 0;
+}
+
+void store_free(struct store *store)
+{
+	if (!store)
+		return;
+	free(store->uri);
+	free(store->scheme);
+	free(store->program);
+	free(store);
+}
+
+int store_run(const struct store *store, const char *call, const char *id,
+	      struct child *ret_child)
+{
+	const char *argv[] = {store->program, call, "--", store->uri, id, NULL};
+
+	return warden_spawn(store->warden, argv, ret_child);
+}
+
+int store_errno(int status)
+{
+	switch (status) {
+	case STORE_OK:
+		return 0;
+	case STORE_GONE:
+		return -ESTALE;
+	case STORE_DENIED:
+		return -EACCES;
+	default:
+		return -EIO;
+	}
+}
+
+int store_may_retry(int status)
+{
+	switch (status) {
+	case STORE_GONE:
+	case STORE_DENIED:
+	case STORE_USAGE:
+	case STORE_BAD_DATA:
+		return 0;
+	default:
+		return 1;
+	}
+}

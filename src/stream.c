@@ -1,0 +1,410 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The thread does one thing at a time: it answers what can be answered, else it fetches
+ * what is wanted, else it waits.  Wanted is what somebody waits for, and what is asked
+ * for ahead of them.  The asks double as the reading goes on, until one is for all the
+ * rest; then the pipe alone holds the store program back.  A new ask is sent when the
+ * last one is answered in full, so that what comes unasked is noticed.
+ *
+ * The image's last byte is given out only when the program has confirmed with its exit
+ * status that all it sent is right; so a copy of the whole image ends well or not at all.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+
+#include "cleanup.h"
+#include "clock.h"
+#include "source.h"
+#include "stream.h"
+
+#define KEPT_BEHIND (1u << 20) /* the kernel's read-ahead comes out of order */
+#define FIRST_ASK ((1u << 20) + (128u << 10)) /* a read of 1 MiB, and the read-ahead's \
+					       */
+#define SKIP_MAX (16u << 20)
+#define FETCH_MIN (256u << 10) /* ahead of the readers; less is not worth a call */
+#define SLOW_BEGIN_MS 10 /* asks that take so long to begin must be few */
+
+/* Bytes that are being given out: the ring must not drop them. */
+struct pin {
+	TAILQ_ENTRY(pin) link;
+	uint64_t offset;
+};
+
+struct stream {
+	/* constant */
+	struct engine *engine;
+	struct image *image;
+	pthread_mutex_t *lock;
+	struct source *source; /* used by the thread alone */
+	/* the lock guards the rest */
+	pthread_cond_t work;
+	struct ring ring;
+	struct reads parked; /* in the order of their offsets */
+	TAILQ_HEAD(, pin) pins;
+	const struct extents *extents;
+	uint64_t position; /* behind the furthest byte that was given out */
+	uint64_t asked_end; /* what was asked for ends here */
+	uint64_t last_ask; /* bytes */
+	uint64_t used_ms; /* when it was last read from */
+	bool confirmed; /* the program ended well after the image's last byte */
+	bool ending;
+	int err; /* final, negative */
+};
+
+int stream_new(struct engine *engine, struct image *image, uint64_t start,
+	       pthread_mutex_t *lock, struct stream **ret_stream)
+{
+	struct stream *stream = calloc(1, sizeof(*stream));
+	size_t size = engine_take_memory(engine);
+	int ret = stream ? ring_init(&stream->ring, size, start) : -ENOMEM;
+
+	if (!ret)
+		ret = source_new(engine->store, image, &stream->source);
+	if (ret < 0) {
+		engine_give_back(engine, size);
+		if (stream)
+			ring_fini(&stream->ring);
+		free(stream);
+		return ret;
+	}
+	stream->engine = engine;
+	stream->image = image;
+	stream->lock = lock;
+	stream->position = stream->asked_end = start;
+	stream->used_ms = clock_ms();
+	TAILQ_INIT(&stream->parked);
+	TAILQ_INIT(&stream->pins);
+	cond_init(&stream->work);
+	*ret_stream = stream;
+	return 0;
+}
+
+void stream_free(struct stream *stream)
+{
+	if (!stream)
+		return;
+	assert(TAILQ_EMPTY(&stream->parked) && TAILQ_EMPTY(&stream->pins));
+	source_free(stream->source);
+	engine_give_back(stream->engine, stream->ring.size);
+	ring_fini(&stream->ring);
+	pthread_cond_destroy(&stream->work);
+	free(stream);
+}
+
+static uint64_t end_of(const struct read *read)
+{
+	return read->offset + read->size;
+}
+
+bool stream_has(const struct stream *stream, const struct read *read)
+{
+	return read->offset >= stream->ring.kept && end_of(read) <= stream->ring.head &&
+	       (end_of(read) < stream->image->size || stream->confirmed);
+}
+
+void stream_answer(struct stream *stream, struct read *read)
+{
+	struct pin pin = {.offset = read->offset};
+	struct iovec iov[2];
+	int count = ring_get(&stream->ring, read->offset, read->size, iov);
+
+	stream->position = MAX(stream->position, end_of(read));
+	stream->used_ms = clock_ms();
+	TAILQ_INSERT_TAIL(&stream->pins, &pin, link);
+	pthread_mutex_unlock(stream->lock);
+	read->reply(read, 0, iov, count);
+	pthread_mutex_lock(stream->lock);
+	TAILQ_REMOVE(&stream->pins, &pin, link);
+	pthread_cond_signal(&stream->work);
+}
+
+/* The end of the last read that waits, or where the reading has come to. */
+static uint64_t wanted_end(const struct stream *stream)
+{
+	const struct read *last = TAILQ_LAST(&stream->parked, reads);
+
+	return last ? MAX(end_of(last), stream->position) : stream->position;
+}
+
+bool stream_reaches(const struct stream *stream, const struct read *read)
+{
+	uint64_t head = MAX(stream->ring.head, wanted_end(stream));
+
+	return !stream_ended(stream) && read->offset >= stream->ring.kept &&
+	       read->offset <= head + stream->ring.size - KEPT_BEHIND;
+}
+
+bool stream_can_skip(const struct stream *stream, const struct read *read)
+{
+	if (stream_ended(stream) || !TAILQ_EMPTY(&stream->parked) ||
+	    read->offset < stream->ring.head)
+		return false;
+	/* With nothing under way it goes anywhere; else what was asked has to come first.
+	 */
+	return stream->ring.head == stream->asked_end ||
+	       read->offset - stream->ring.head <= SKIP_MAX;
+}
+
+void stream_park(struct stream *stream, struct read *read)
+{
+	struct read *after = TAILQ_LAST(&stream->parked, reads);
+
+	while (after && after->offset > read->offset)
+		after = TAILQ_PREV(after, reads, link);
+	if (after)
+		TAILQ_INSERT_AFTER(&stream->parked, after, read, link);
+	else
+		TAILQ_INSERT_HEAD(&stream->parked, read, link);
+	stream->used_ms = clock_ms();
+	pthread_cond_signal(&stream->work);
+}
+
+bool stream_unpark(struct stream *stream, const struct read *read)
+{
+	struct read *parked;
+
+	TAILQ_FOREACH (parked, &stream->parked, link) {
+		if (parked == read) {
+			TAILQ_REMOVE(&stream->parked, parked, link);
+			return true;
+		}
+	}
+	return false;
+}
+
+void stream_set_extents(struct stream *stream, const struct extents *extents)
+{
+	stream->extents = extents;
+}
+
+void stream_end(struct stream *stream, int err)
+{
+	stream->ending = true;
+	if (!stream->err)
+		stream->err = err;
+	source_wake(stream->source);
+	pthread_cond_signal(&stream->work);
+}
+
+bool stream_ended(const struct stream *stream)
+{
+	return stream->ending || stream->err;
+}
+
+int stream_error(const struct stream *stream)
+{
+	return stream->err;
+}
+
+bool stream_unused(const struct stream *stream, uint64_t *ret_since_ms)
+{
+	if (!TAILQ_EMPTY(&stream->parked) || stream_ended(stream))
+		return false;
+	*ret_since_ms = stream->used_ms;
+	return true;
+}
+
+uint64_t stream_position(const struct stream *stream)
+{
+	return stream->position;
+}
+
+/* ---- the thread ---- */
+
+/* Answer the first read whose bytes are there.  Returns whether there was one. */
+static bool answer_one(struct stream *stream)
+{
+	struct read *read;
+
+	TAILQ_FOREACH (read, &stream->parked, link) {
+		if (stream_has(stream, read)) {
+			TAILQ_REMOVE(&stream->parked, read, link);
+			stream_answer(stream, read);
+			return true;
+		}
+	}
+	return false;
+}
+
+/* Below this nothing may be dropped: somebody waits for it, or is being given it. */
+static uint64_t needed_from(const struct stream *stream)
+{
+	const struct read *first = TAILQ_FIRST(&stream->parked);
+	uint64_t from = first ? MIN(first->offset, stream->ring.head) : stream->ring.head;
+	const struct pin *pin;
+
+	TAILQ_FOREACH (pin, &stream->pins, link) {
+		from = MIN(from, pin->offset);
+	}
+	return from;
+}
+
+/* Whether somebody waits for bytes that are not there yet. */
+static bool is_waited_for(const struct stream *stream)
+{
+	const struct read *last = TAILQ_LAST(&stream->parked, reads);
+
+	return last && end_of(last) > stream->ring.head;
+}
+
+/* Drop what nobody needs, so that there is room.  Returns the room. */
+static size_t make_room(struct stream *stream)
+{
+	uint64_t needed = needed_from(stream);
+	uint64_t behind = stream->position - MIN(stream->position, (uint64_t)KEPT_BEHIND);
+
+	ring_drop(&stream->ring, MIN(needed, MAX(behind, stream->ring.kept)));
+	/* What was read is kept for those who come late, but not if others wait for more.
+	 */
+	if (!ring_room(&stream->ring) && is_waited_for(stream))
+		ring_drop(&stream->ring, needed);
+	return ring_room(&stream->ring);
+}
+
+/* How much to ask for from the head: at least to @least, at most to the image's end. */
+static uint64_t next_ask(const struct stream *stream, uint64_t least)
+{
+	uint64_t head = stream->ring.head, left = stream->image->size - head;
+	uint64_t length = stream->last_ask ? 2 * stream->last_ask : FIRST_ASK;
+
+	if (stream->last_ask && source_begin_ms(stream->source) >= SLOW_BEGIN_MS)
+		length = left;
+	if (stream->extents)
+		length = MIN(length, extents_hole(stream->extents, head) - head);
+	if (least > head)
+		length = MAX(length, least - head);
+	return MIN(length, left);
+}
+
+/*
+ * What is asked for is fetched; when all of it is there, more is asked for if somebody
+ * waits for it, or if the reading has come to the middle of the last ask.
+ */
+static bool wants_more(const struct stream *stream)
+{
+	if (stream->ring.head < stream->asked_end || is_waited_for(stream))
+		return true;
+	return stream->last_ask &&
+	       stream->position + stream->last_ask / 2 >= stream->asked_end &&
+	       next_ask(stream, 0);
+}
+
+/* Whether the next read lies so far ahead that what is between is better not fetched. */
+static bool must_skip(const struct stream *stream)
+{
+	const struct read *first = TAILQ_FIRST(&stream->parked);
+
+	return first && stream->ring.head == stream->asked_end &&
+	       first->offset > stream->ring.head + KEPT_BEHIND;
+}
+
+/* Go on where the next read begins.  Returns false if bytes are being given out. */
+static bool skip(struct stream *stream)
+{
+	uint64_t to = TAILQ_FIRST(&stream->parked)->offset;
+
+	if (!TAILQ_EMPTY(&stream->pins))
+		return false;
+	stream->ring.kept = stream->ring.head = stream->asked_end = stream->position = to;
+	return true;
+}
+
+/* Fetch @room bytes at most into the ring.  The lock is dropped meanwhile. */
+static void fetch(struct stream *stream, size_t room)
+{
+	uint64_t ask = 0, head;
+	struct iovec iov[2];
+	ssize_t n = 0;
+	int count;
+
+	head = stream->ring.head;
+	if (head == stream->asked_end) {
+		ask = next_ask(stream, wanted_end(stream));
+		stream->asked_end = head + ask;
+		stream->last_ask = ask;
+	}
+	count = ring_space(&stream->ring, room, iov);
+	pthread_mutex_unlock(stream->lock);
+	if (ask)
+		n = source_ask(stream->source, head, ask);
+	if (!n)
+		n = source_readv(stream->source, iov, count);
+	pthread_mutex_lock(stream->lock);
+	if (n > 0)
+		ring_put(&stream->ring, (size_t)n);
+	else if (n != -ECANCELED && !stream->err)
+		stream->err = (int)n;
+}
+
+/* The image's end is there: have the program confirm it. */
+static void finish(struct stream *stream)
+{
+	uint64_t last = stream->image->size - 1;
+	int ret;
+
+	pthread_mutex_unlock(stream->lock);
+	ret = source_finish(stream->source);
+	pthread_mutex_lock(stream->lock);
+	if (!ret) {
+		stream->confirmed = true;
+	} else if (ret == -EAGAIN) {
+		/* The last byte was not given out yet, so it can be fetched again. */
+		ring_rewind(&stream->ring, last);
+		stream->asked_end = last;
+	} else if (ret != -ECANCELED && !stream->err) {
+		stream->err = ret;
+	}
+}
+
+/* Wait for something to do, but not for ever: an idle stream ends. */
+static void wait_for_work(struct stream *stream)
+{
+	uint64_t deadline = stream->used_ms + stream->engine->idle_ms;
+
+	if (cond_wait_until(&stream->work, stream->lock, deadline) == -ETIMEDOUT &&
+	    TAILQ_EMPTY(&stream->parked) && TAILQ_EMPTY(&stream->pins) &&
+	    clock_ms() >= stream->used_ms + stream->engine->idle_ms)
+		stream->ending = true;
+}
+
+static void step(struct stream *stream)
+{
+	size_t room, least;
+
+	if (answer_one(stream))
+		return;
+	if (stream->ring.head == stream->image->size) {
+		if (stream->confirmed)
+			wait_for_work(stream);
+		else
+			finish(stream);
+		return;
+	}
+	if (must_skip(stream) && !skip(stream)) {
+		wait_for_work(stream);
+		return;
+	}
+	room = make_room(stream);
+	least = is_waited_for(stream) ? 1 : FETCH_MIN;
+	least = (size_t)MIN((uint64_t)least, stream->image->size - stream->ring.head);
+	if (wants_more(stream) && room >= least)
+		fetch(stream, room);
+	else
+		wait_for_work(stream);
+}
+
+void stream_run(struct stream *stream)
+{
+	struct reads failed = TAILQ_HEAD_INITIALIZER(failed);
+
+	while (!stream_ended(stream))
+		step(stream);
+	stream->ending = true;
+	TAILQ_CONCAT(&failed, &stream->parked, link);
+	pthread_mutex_unlock(stream->lock);
+	reads_fail(&failed, stream->err ? stream->err : -EIO);
+	pthread_mutex_lock(stream->lock);
+	while (!TAILQ_EMPTY(&stream->pins))
+		pthread_cond_wait(&stream->work, stream->lock);
+}
