@@ -254,7 +254,7 @@ static size_t make_room(struct stream *stream)
 	uint64_t needed = needed_from(stream);
 	uint64_t behind = stream->position - MIN(stream->position, (uint64_t)KEPT_BEHIND);
 
-	ring_drop(&stream->ring, MIN(needed, MAX(behind, stream->ring.kept)));
+	ring_drop(&stream->ring, MIN(needed, behind));
 	/* What was read is kept for those who come late, but not if others wait for more.
 	 */
 	if (!ring_room(&stream->ring) && is_waited_for(stream))
