@@ -19,6 +19,7 @@ import os
 import random
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ LINE_MAX = 1 << 20
 SIZE_MAX = (1 << 63) - 1
 PREFIX = 4 << 20  # bytes from an image's beginning that rules compare with
 LOOK_AT = 16  # images that rules go through
+PATIENCE = 30  # seconds at least for what rules need, but are not about
 ZEROS_READ = 32 << 20  # bytes read to see that they are zeros
 
 RULES = []
@@ -62,8 +64,8 @@ def tell(status):
 class Run:
     """One running store program.  Every wait ends at the limit."""
 
-    def __init__(self, store, *arguments):
-        self.limit = store.limit
+    def __init__(self, store, *arguments, limit=None):
+        self.limit = limit or store.limit
         self.stderr = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             [store.program, *arguments],
@@ -182,32 +184,29 @@ class Store:
         self._listed = None
         self._prefixes = {}
 
-    def call(self, *arguments, stdin=b""):
+    def call(self, *arguments, stdin=b"", limit=None):
         """Run to the end with a few asks.  Returns (status, output, standard error)."""
-        with Run(self, *arguments) as run:
+        with Run(self, *arguments, limit=limit) as run:
             with contextlib.suppress(BrokenPipeError):
                 os.write(run.stdin.fileno(), stdin)
             run.end_input()
             output = run.rest(1 << 30)
             return run.wait(), output, run.said()
 
-    def list_lines(self):
-        """The lines of a fresh list."""
-        status, output, said = self.call("list", "--", self.uri)
+    def fresh_list(self, limit=None):
+        """The images, listed now."""
+        status, output, said = self.call("list", "--", self.uri, limit=limit)
         if status != 0:
             raise Wrong(f"list {tell(status)}: {said}")
         if output and not output.endswith(b"\n"):
             raise Wrong(f"the list's last line has no newline: {output[-80:]!r}")
-        return output.split(b"\n")[:-1]
-
-    def fresh_list(self):
-        return [parse_object(line) for line in self.list_lines()]
+        return [parse_object(line) for line in output.split(b"\n")[:-1]]
 
     def listed(self):
         """The images as objects that name and id can be taken from."""
         if self._listed is None:
             try:
-                objects = self.fresh_list()
+                objects = self.fresh_list(max(self.limit, PATIENCE))
                 for each in objects:
                     name_of(each), id_of(each), size_of(each)
             except Wrong as wrong:
@@ -233,8 +232,8 @@ class Store:
             raise NotApplicable("no image has any bytes")
         return next((each for each in images if size_of(each) >= PREFIX), images[-1])
 
-    def read(self, image):
-        return Run(self, "read", "--", self.uri, id_of(image))
+    def read(self, image, limit=None):
+        return Run(self, "read", "--", self.uri, id_of(image), limit=limit)
 
     def prefix(self, image):
         """The first bytes of an image, from one ask."""
@@ -242,7 +241,7 @@ class Store:
         if ident not in self._prefixes:
             length = min(size_of(image), PREFIX)
             try:
-                with self.read(image) as run:
+                with self.read(image, max(self.limit, PATIENCE)) as run:
                     run.ask((0, length))
                     run.end_input()
                     self._prefixes[ident] = run.take(length)
@@ -461,6 +460,7 @@ def read_exact(store):
     length = min(size_of(image), PREFIX)
     with store.read(image) as run:
         run.ask((0, length))
+        run.end_input()
         run.take(length)
         run.finish()
 
@@ -490,6 +490,7 @@ def read_edges(store):
         try:
             with store.read(image) as run:
                 run.ask((0, 1), (last, 1), (0, 1))
+                run.end_input()
                 first, _, again = run.take(1), run.take(1), run.take(1)
                 expect(again, first, "the first byte, once more")
                 run.finish()
@@ -502,8 +503,9 @@ def read_again(store):
     image = store.image()
     prefix = store.prefix(image)
     with store.read(image) as run:
+        run.ask(*[(0, len(prefix))] * 2)
+        run.end_input()
         for _ in range(2):
-            run.ask((0, len(prefix)))
             expect(run.take(len(prefix)), prefix, "the beginning, read again")
 
 
@@ -735,6 +737,9 @@ def main():
     unknown = set(options.rule or ()) - {name for name, _, _ in RULES}
     if unknown:
         parser.error(f"no such rule: {', '.join(sorted(unknown))}")
+
+    if not shutil.which(options.program):
+        parser.error(f"cannot run {options.program}")
 
     results = []
     for name, text, verdict, why in check(
