@@ -21,8 +21,7 @@ struct catalog_wait {
 	TAILQ_ENTRY(catalog_wait) link;
 	uint64_t deadline_ms;
 	/*
-	 * Called once, on the calling or on the catalog's thread, no lock being held,
-	 * with
+	 * Called once, on the calling or on the catalog's thread, no lock being held, with
 	 * @err 0 and a @listing, borrowed for the call, or a negative errno.
 	 */
 	void (*done)(struct catalog_wait *wait, int err, struct listing *listing);

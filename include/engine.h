@@ -42,7 +42,8 @@ void engine_give_back(struct engine *engine, size_t size);
 int engine_start_thread(struct engine *engine, void *(*run)(void *), void *context);
 void engine_thread_ends(struct engine *engine);
 
-/* Wait until no such thread runs, at most until @deadline_ms.  Returns 0 or -ETIMEDOUT.
+/*
+ * Wait until no such thread runs, at most until @deadline_ms.  Returns 0 or -ETIMEDOUT.
  */
 int engine_wait(struct engine *engine, uint64_t deadline_ms);
 

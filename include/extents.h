@@ -27,7 +27,8 @@ int extents_new(const struct store *store, struct image *image, int wake_fd,
 
 void extents_free(struct extents *extents);
 
-/* The first data, or the first hole, from @offset on: the image's size if there is none.
+/*
+ * The first data, or the first hole, from @offset on: the image's size if there is none.
  */
 uint64_t extents_data(const struct extents *extents, uint64_t offset);
 uint64_t extents_hole(const struct extents *extents, uint64_t offset);

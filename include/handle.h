@@ -17,7 +17,8 @@
 
 struct handle;
 
-/* Somebody who wants to know where data or a hole begins.  Embedded in what @done needs.
+/*
+ * Somebody who wants to know where data or a hole begins.  Embedded in what @done needs.
  */
 struct seek {
 	TAILQ_ENTRY(seek) link;

@@ -9,9 +9,10 @@
  *   imagefs-store-SCHEME list -- URI
  *	Print one JSON object (RFC 8259) a line for each image, in any order:
  *	  name       string, not empty: what people call the image, any bytes but NUL; if
- *	             they are not UTF-8, the key is name_hex and its value is two
- *hexadecimal digits a byte id         string of printable ASCII without spaces, at most
- *STORE_ID_MAX bytes: names one version of the content for ever; a name that comes to mean
+ *	             they are not UTF-8, the key is name_hex and its value is two hexadecimal
+ *	             digits a byte
+ *	  id         string of printable ASCII without spaces, at most STORE_ID_MAX bytes:
+ *	             names one version of the content for ever; a name that comes to mean
  *	             other content has another id
  *	  size       bytes, 0 to 2^63-1
  *	  allocated  bytes that the image takes up, if known; may be more than size
@@ -24,10 +25,10 @@
  *   imagefs-store-SCHEME read -- URI ID
  *	Read lines "OFFSET LENGTH\n" (decimal, bytes, LENGTH > 0, never beyond the image's
  *	size) from standard input and answer each, in the order of asking, with exactly
- *	LENGTH bytes on standard output.  An answer is begun without waiting for more
- *input, and flushed without waiting for more input; asks may be queued while an answer is
- *	under way.  End of input: answer what was asked, then exit 0.  Exit 0 says that
- *all that was sent is of the version ID, up to the end.
+ *	LENGTH bytes on standard output.  An answer is begun without waiting for more input,
+ *	and flushed without waiting for more input; asks may be queued while an answer is
+ *	under way.  End of input: answer what was asked, then exit 0.  Exit 0 says that all
+ *	that was sent is of the version ID, up to the end.
  *
  *   imagefs-store-SCHEME extents -- URI ID
  *	Print a line "OFFSET LENGTH\n" for each run of bytes that may hold data, ascending

@@ -38,7 +38,8 @@ bool lane_is_open(const struct lane *lane);
 /* How many reads wait for it. */
 size_t lane_load(const struct lane *lane);
 
-/* Have the lane's thread answer the read.  Returns 0, or -ENOMEM: it is not taken then.
+/*
+ * Have the lane's thread answer the read.  Returns 0, or -ENOMEM: it is not taken then.
  */
 int lane_park(struct lane *lane, struct read *read);
 

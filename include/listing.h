@@ -23,9 +23,8 @@ struct listing {
  * Run the store's list to its end, on the calling thread, which waits; @wake_fd
  * (reader.h) ends the wait.  An image that is as it was in @old, which may be NULL, is
  * the same struct image again.  Lines that are wrong are logged and left out.  The caller
- * owns a reference to *@ret_listing.  Returns 0; -EIO, -ESTALE, -EACCES or -ETIMEDOUT,
- * and in
- * *@ret_text, for the caller to free, why; -ECANCELED; or -ENOMEM.
+ * owns a reference to *@ret_listing.  Returns 0; -EIO, -ESTALE, -EACCES, -ETIMEDOUT,
+ * -ECANCELED or -ENOMEM, and in *@ret_text, for the caller to free, why.
  */
 int listing_new(const struct store *store, const struct listing *old, int wake_fd,
 		struct listing **ret_listing, char **ret_text);

@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <syslog.h>
 
-/* From here on log to syslog(3), facility daemon.  Before other threads exist. */
+/* From here on log to syslog(3), facility daemon. */
 void log_to_syslog(void);
 
 /* Whether lines of LOG_DEBUG are written; they are not at first. */

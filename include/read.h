@@ -11,7 +11,8 @@
 #include <sys/queue.h>
 #include <sys/uio.h>
 
-/* Embedded in what @reply needs; owned by whom it was handed to until @reply is called.
+/*
+ * Embedded in what @reply needs; owned by whom it was handed to until @reply is called.
  */
 struct read {
 	TAILQ_ENTRY(read) link;

@@ -28,7 +28,8 @@ int reader_new(const struct store *store, const char *call, const char *id, int 
 /* Kill the program if it still runs.  NULL is taken.  Does not block. */
 void reader_free(struct reader *reader);
 
-/* Ask for @length bytes from @offset.  Returns 0 or a negative errno (-EPIPE: it ended).
+/*
+ * Ask for @length bytes from @offset.  Returns 0 or a negative errno (-EPIPE: it ended).
  */
 int reader_ask(struct reader *reader, uint64_t offset, uint64_t length);
 
@@ -54,7 +55,8 @@ ssize_t reader_readv(struct reader *reader, const struct iovec *iov, int count,
  */
 int reader_status(struct reader *reader, uint64_t deadline_ms);
 
-/* The last line that it wrote on standard error, "" if none; valid until the next call.
+/*
+ * The last line that it wrote on standard error, "" if none; valid until the next call.
  */
 const char *reader_text(struct reader *reader);
 

@@ -33,7 +33,8 @@ void ring_fini(struct ring *ring);
 /* How many bytes can be put before something has to be dropped. */
 size_t ring_room(const struct ring *ring);
 
-/* The memory for the next @length bytes, within ring_room(): 1 or 2 pieces, their count.
+/*
+ * The memory for the next @length bytes, within ring_room(): 1 or 2 pieces, their count.
  */
 int ring_space(const struct ring *ring, size_t length, struct iovec iov[2]);
 

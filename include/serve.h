@@ -36,7 +36,8 @@ struct store {
  */
 int store_main(int argc, char **argv, const struct store *store);
 
-/* One line on standard error, with the newline, in one write; control bytes become '?'.
+/*
+ * One line on standard error, with the newline, in one write; control bytes become '?'.
  */
 void store_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

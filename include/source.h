@@ -39,7 +39,8 @@ int source_new(const struct store *store, struct image *image,
 /* Kills the program.  NULL is taken. */
 void source_free(struct source *source);
 
-/* Make the thread that waits in source_readv() return -ECANCELED; until source_awake().
+/*
+ * Make the thread that waits in source_readv() return -ECANCELED; until source_awake().
  */
 void source_wake(struct source *source);
 void source_awake(struct source *source);
@@ -69,7 +70,8 @@ ssize_t source_readv(struct source *source, const struct iovec *iov, int count);
  */
 int source_finish(struct source *source);
 
-/* Let the program go, unconfirmed, if nothing is under way; the next ask starts another.
+/*
+ * Let the program go, unconfirmed, if nothing is under way; the next ask starts another.
  */
 void source_rest(struct source *source);
 

@@ -24,8 +24,8 @@ struct store {
  * Find the program for @where: a URI, or the path of a folder, which is made a dir:// URI
  * of its absolute path.  It is looked for in @folders (separated by ':', may be NULL) and
  * then in the installed folder.  @warden is borrowed, and may be NULL until a program is
- * to run.  The caller owns *@ret_store.  Returns 0; -EINVAL (no URI, no folder), -ENOENT
- * (no such folder, or no program for this scheme), having logged why; or -ENOMEM.
+ * to run.  The caller owns *@ret_store.  Returns 0, or having logged why -ENOENT (no program
+ * for this scheme), -ENOTDIR or what realpath(3) says; or -ENOMEM.
  */
 int store_new(const char *where, const char *folders, struct store **ret_store);
 

@@ -9,6 +9,7 @@
 #include "cleanup.h"
 #include "clock.h"
 #include "log.h"
+#include "thread.h"
 
 #define GRACE_MS 1000
 
@@ -22,13 +23,14 @@ struct catalog {
 	pthread_mutex_t lock; /* guards the rest */
 	pthread_cond_t wanted; /* a listing is wanted, or the end: for the lister */
 	pthread_cond_t waiting; /* somebody waits, a listing is done: for the server */
-	struct waits waits;
+	struct waits waits; /* for a listing that is still to begin */
+	struct waits attended; /* for the one that runs */
+	struct waits finished; /* for one that has ended, as err says */
 	struct listing *listing;
 	uint64_t listed_ms; /* when the listing was begun */
 	uint64_t turn; /* counts the listings that ended */
 	int err; /* how the last one ended */
 	bool expired;
-	bool running;
 	bool failing; /* the last one failed, and that was logged */
 	bool ending;
 };
@@ -58,8 +60,8 @@ static void list_locked(struct catalog *catalog)
 	bool failing = catalog->failing;
 	int err;
 
-	catalog->running = true;
 	catalog->expired = false;
+	TAILQ_CONCAT(&catalog->attended, &catalog->waits, link);
 	pthread_mutex_unlock(&catalog->lock);
 	err = listing_new(catalog->store, old, catalog->wake_fd, &new, &text);
 	listing_unref(old);
@@ -69,17 +71,19 @@ static void list_locked(struct catalog *catalog)
 	if (!err && failing)
 		log_line(LOG_INFO, "%s: the store is listed again", catalog->store->uri);
 	pthread_mutex_lock(&catalog->lock);
-	catalog->running = false;
 	/* A store that hangs stops no ls: the old listing goes on serving. */
 	catalog->err = err == -ETIMEDOUT ? 0 : err;
 	catalog->failing = err;
-	catalog->turn++;
 	if (!err) {
 		old = catalog->listing;
 		catalog->listing = new;
 		catalog->listed_ms = begun;
 		listing_unref(old);
 	}
+	TAILQ_CONCAT(&catalog->finished, &catalog->attended, link);
+	/* Those who came meanwhile are as well served, unless it was expired meanwhile. */
+	if (is_fresh(catalog))
+		TAILQ_CONCAT(&catalog->finished, &catalog->waits, link);
 	pthread_cond_signal(&catalog->waiting);
 }
 
@@ -98,52 +102,46 @@ static void *be_lister(void *context)
 	return NULL;
 }
 
-/*
- * Those whose wait is over: everybody when a listing has ended, else those whose grace is
- * used up, who take the old listing.  Returns when the next grace is used up.
- */
-static uint64_t collect_locked(struct catalog *catalog, bool ended,
-			       struct waits *ret_list)
+/* Move those whose grace is used up.  Returns when the next one's is. */
+static uint64_t move_late(struct waits *from, struct waits *to)
 {
 	struct catalog_wait *wait;
 
-	while ((wait = TAILQ_FIRST(&catalog->waits))) {
-		if (!ended && wait->deadline_ms > clock_ms())
-			return wait->deadline_ms;
-		TAILQ_REMOVE(&catalog->waits, wait, link);
-		TAILQ_INSERT_TAIL(ret_list, wait, link);
+	while ((wait = TAILQ_FIRST(from)) && wait->deadline_ms <= clock_ms()) {
+		TAILQ_REMOVE(from, wait, link);
+		TAILQ_INSERT_TAIL(to, wait, link);
 	}
-	return UINT64_MAX;
+	return wait ? wait->deadline_ms : UINT64_MAX;
 }
 
 static void *be_server(void *context)
 {
 	struct catalog *catalog = context;
-	uint64_t turn = 0;
 
 	pthread_mutex_lock(&catalog->lock);
 	while (!catalog->ending) {
-		struct waits done = TAILQ_HEAD_INITIALIZER(done);
-		bool ended = turn != catalog->turn;
-		uint64_t next = collect_locked(catalog, ended, &done);
-		struct listing *listing = listing_ref(catalog->listing);
-		/* A failure is told to those who waited for it, not to those who gave up.
-		 */
-		int err = ended ? catalog->err : 0;
+		struct waits finished = TAILQ_HEAD_INITIALIZER(finished);
+		struct waits late = TAILQ_HEAD_INITIALIZER(late);
+		uint64_t next = move_late(&catalog->attended, &late);
+		struct listing *listing;
+		int err = catalog->err;
 
-		turn = catalog->turn;
-		if (!TAILQ_EMPTY(&done)) {
-			pthread_mutex_unlock(&catalog->lock);
-			serve_all(&done, err, listing);
-			listing_unref(listing);
-			pthread_mutex_lock(&catalog->lock);
+		next = MIN(next, move_late(&catalog->waits, &late));
+		TAILQ_CONCAT(&finished, &catalog->finished, link);
+		if (TAILQ_EMPTY(&finished) && TAILQ_EMPTY(&late)) {
+			if (next == UINT64_MAX)
+				pthread_cond_wait(&catalog->waiting, &catalog->lock);
+			else
+				cond_wait_until(&catalog->waiting, &catalog->lock, next);
 			continue;
 		}
+		listing = listing_ref(catalog->listing);
+		pthread_mutex_unlock(&catalog->lock);
+		serve_all(&finished, err, listing);
+		/* A failure is told to those who waited for it; who gave up gets the old one. */
+		serve_all(&late, 0, listing);
 		listing_unref(listing);
-		if (next == UINT64_MAX)
-			pthread_cond_wait(&catalog->waiting, &catalog->lock);
-		else
-			cond_wait_until(&catalog->waiting, &catalog->lock, next);
+		pthread_mutex_lock(&catalog->lock);
 	}
 	pthread_mutex_unlock(&catalog->lock);
 	return NULL;
@@ -192,19 +190,19 @@ static void catalog_freep(struct catalog **catalog)
 
 static int start(struct catalog *catalog)
 {
-	int err = pthread_create(&catalog->lister, NULL, be_lister, catalog);
+	int ret = thread_start(be_lister, catalog, &catalog->lister);
 
-	if (err)
-		return -err;
-	err = pthread_create(&catalog->server, NULL, be_server, catalog);
-	if (!err)
+	if (ret < 0)
+		return ret;
+	ret = thread_start(be_server, catalog, &catalog->server);
+	if (!ret)
 		return 0;
 	pthread_mutex_lock(&catalog->lock);
 	catalog->ending = true;
 	pthread_cond_signal(&catalog->wanted);
 	pthread_mutex_unlock(&catalog->lock);
 	pthread_join(catalog->lister, NULL);
-	return -err;
+	return ret;
 }
 
 int catalog_new(const struct store *store, uint64_t ttl_ms, struct catalog **ret_catalog)
@@ -218,6 +216,8 @@ int catalog_new(const struct store *store, uint64_t ttl_ms, struct catalog **ret
 	catalog->store = store;
 	catalog->ttl_ms = ttl_ms;
 	TAILQ_INIT(&catalog->waits);
+	TAILQ_INIT(&catalog->attended);
+	TAILQ_INIT(&catalog->finished);
 	pthread_mutex_init(&catalog->lock, NULL);
 	cond_init(&catalog->wanted);
 	cond_init(&catalog->waiting);
@@ -255,6 +255,8 @@ void catalog_end(struct catalog *catalog)
 		pthread_join(catalog->lister, NULL);
 		pthread_join(catalog->server, NULL);
 	}
+	serve_all(&catalog->finished, -EIO, NULL);
+	serve_all(&catalog->attended, -EIO, NULL);
 	serve_all(&catalog->waits, -EIO, NULL);
 }
 

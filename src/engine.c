@@ -4,11 +4,11 @@
 #include "cleanup.h"
 #include "clock.h"
 #include "engine.h"
+#include "thread.h"
 
 #define RING_SIZE (4u << 20) /* measured: larger ones leave the processor's cache */
 #define MEMORY_LIMIT (256u << 20)
 #define IDLE_MS 10000
-#define STACK_SIZE (256 << 10)
 
 void engine_init(struct engine *engine, const struct store *store)
 {
@@ -50,21 +50,15 @@ void engine_give_back(struct engine *engine, size_t size)
 
 int engine_start_thread(struct engine *engine, void *(*run)(void *), void *context)
 {
-	pthread_attr_t attr;
-	pthread_t thread;
-	int err;
+	int ret;
 
 	pthread_mutex_lock(&engine->lock);
 	engine->threads++;
 	pthread_mutex_unlock(&engine->lock);
-	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	pthread_attr_setstacksize(&attr, STACK_SIZE);
-	err = pthread_create(&thread, &attr, run, context);
-	pthread_attr_destroy(&attr);
-	if (err)
+	ret = thread_start(run, context, NULL);
+	if (ret < 0)
 		engine_thread_ends(engine);
-	return -err;
+	return ret;
 }
 
 void engine_thread_ends(struct engine *engine)

@@ -378,6 +378,9 @@ static void read_reply(struct read *read, int err, const struct iovec *iov, int 
 {
 	fuse_req_t req = request_end((struct request *)read);
 
+	/* The version is gone: who opens the name again is not to get it once more. */
+	if (err == -ESTALE)
+		catalog_expire(fs_of(req)->catalog);
 	if (err)
 		fuse_reply_err(req, errno_for_kernel(err));
 	else

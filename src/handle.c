@@ -196,53 +196,52 @@ static int start_locked(struct handle *handle, void *(*run)(void *), void *conte
 	return ret;
 }
 
-static struct stream *open_stream_locked(struct handle *handle, uint64_t start)
+static int open_stream_locked(struct handle *handle, uint64_t start,
+			      struct stream **ret_stream)
 {
 	struct runner *runner = calloc(1, sizeof(*runner));
 	int ret;
 
 	if (!runner)
-		return NULL;
+		return -ENOMEM;
 	runner->handle = handle;
 	ret = stream_new(handle->engine, handle->image, start, &handle->lock,
 			 &runner->stream);
 	if (!ret)
 		ret = start_locked(handle, run_stream, runner);
 	if (ret < 0) {
-		image_set_error(handle->image, "a stream cannot be opened: %s",
-				strerror(-ret));
 		stream_free(runner->stream);
 		free(runner);
-		return NULL;
+		return ret;
 	}
 	if (handle->extents)
 		stream_set_extents(runner->stream, handle->extents);
 	TAILQ_INSERT_HEAD(&handle->streams, runner, link);
 	handle->stream_count++;
-	return runner->stream;
+	*ret_stream = runner->stream;
+	return 0;
 }
 
-static struct lane *open_lane_locked(struct handle *handle)
+static int open_lane_locked(struct handle *handle, struct lane **ret_lane)
 {
 	struct runner *runner = calloc(1, sizeof(*runner));
 	int ret;
 
 	if (!runner)
-		return NULL;
+		return -ENOMEM;
 	runner->handle = handle;
 	ret = lane_new(handle->engine, handle->image, &handle->lock, &runner->lane);
 	if (!ret)
 		ret = start_locked(handle, run_lane, runner);
 	if (ret < 0) {
-		image_set_error(handle->image, "a lane cannot be opened: %s",
-				strerror(-ret));
 		lane_free(runner->lane);
 		free(runner);
-		return NULL;
+		return ret;
 	}
 	TAILQ_INSERT_HEAD(&handle->lanes, runner, link);
 	handle->lane_count++;
-	return runner->lane;
+	*ret_lane = runner->lane;
+	return 0;
 }
 
 /* Make a place for a new stream.  Returns whether there is one. */
@@ -267,11 +266,12 @@ static bool make_place_locked(struct handle *handle)
 
 /* ---- reads ---- */
 
-/* Choose a stream for a read that none has; NULL: it is for a lane. */
+/* Choose a stream for a read that none has.  NULL: none fits, it is for a lane. */
 static struct stream *choose_stream_locked(struct handle *handle, const struct read *read)
 {
-	struct runner *runner;
 	bool begins = !read->offset && !handle->begun;
+	struct stream *stream = NULL;
+	struct runner *runner;
 
 	TAILQ_FOREACH (runner, &handle->streams, link) {
 		if (stream_reaches(runner->stream, read))
@@ -284,26 +284,29 @@ static struct stream *choose_stream_locked(struct handle *handle, const struct r
 		if (stream_can_skip(runner->stream, read))
 			return runner->stream;
 	}
-	return make_place_locked(handle) ? open_stream_locked(handle, read->offset)
-					 : NULL;
+	if (make_place_locked(handle))
+		open_stream_locked(handle, read->offset, &stream);
+	return stream;
 }
 
-static struct lane *choose_lane_locked(struct handle *handle)
+/* Choose a lane: the one with the least to do, or another if all have much. */
+static int choose_lane_locked(struct handle *handle, struct lane **ret_lane)
 {
 	struct runner *runner;
 	struct lane *best = NULL;
+	int ret = 0;
 
 	TAILQ_FOREACH (runner, &handle->lanes, link) {
 		if (lane_is_open(runner->lane) &&
 		    (!best || lane_load(runner->lane) < lane_load(best)))
 			best = runner->lane;
 	}
-	if (!best || (lane_load(best) >= LANE_LOAD && handle->lane_count < LANES_MAX)) {
-		struct lane *more = open_lane_locked(handle);
-
-		return more ? more : best;
-	}
-	return best;
+	if (!best || (lane_load(best) >= LANE_LOAD && handle->lane_count < LANES_MAX))
+		ret = open_lane_locked(handle, &best);
+	if (!best)
+		return ret;
+	*ret_lane = best;
+	return 0;
 }
 
 static bool is_hole_locked(const struct handle *handle, const struct read *read)
@@ -330,7 +333,8 @@ static int refusal_locked(const struct handle *handle)
 static int park_locked(struct handle *handle, struct read *read)
 {
 	struct stream *stream;
-	struct lane *lane;
+	struct lane *lane = NULL;
+	int ret;
 
 	if (read->given_up)
 		return -EINTR;
@@ -339,11 +343,11 @@ static int park_locked(struct handle *handle, struct read *read)
 		stream_park(stream, read);
 		return 0;
 	}
-	lane = choose_lane_locked(handle);
-	return lane ? lane_park(lane, read) : -EIO;
+	ret = choose_lane_locked(handle, &lane);
+	return ret ? ret : lane_park(lane, read);
 }
 
-/* Answer the read if that can be done at once.  The lock is dropped meanwhile. */
+/* Answer the read if a stream has it.  The lock is dropped meanwhile. */
 static bool answer_locked(struct handle *handle, struct read *read)
 {
 	struct runner *runner;
@@ -354,17 +358,15 @@ static bool answer_locked(struct handle *handle, struct read *read)
 			return true;
 		}
 	}
-	if (!is_hole_locked(handle, read))
-		return false;
-	pthread_mutex_unlock(&handle->lock);
-	read->reply(read, 0, &(struct iovec){(void *)zeros, read->size}, 1);
-	pthread_mutex_lock(&handle->lock);
-	return true;
+	return false;
 }
 
 void handle_read(struct handle *handle, struct read *read)
 {
+	struct iovec hole = {(void *)zeros, 0};
 	uint64_t size = handle->image->size;
+	bool answered, is_hole = false;
+	struct image *failed = NULL;
 	int err = 0;
 
 	if (read->offset >= size)
@@ -376,14 +378,26 @@ void handle_read(struct handle *handle, struct read *read)
 		return;
 	}
 	pthread_mutex_lock(&handle->lock);
-	if (!answer_locked(handle, read)) {
+	answered = answer_locked(handle, read);
+	if (!answered) {
+		is_hole = is_hole_locked(handle, read);
 		err = refusal_locked(handle);
-		if (!err)
-			err = park_locked(handle, read);
+		hole.iov_len = read->size;
+	}
+	if (!answered && !is_hole && !err) {
+		err = park_locked(handle, read);
+		if (err && err != -EINTR)
+			failed = image_ref(handle->image);
 	}
 	pthread_mutex_unlock(&handle->lock);
+	/* From the reply on the handle may be closed, and gone. */
+	if (failed)
+		image_set_error(failed, "no reader can be started: %s", strerror(-err));
+	image_unref(failed);
 	if (err)
-		read->reply(read, err, NULL, 0);
+		read->reply(read, failed ? -EIO : err, NULL, 0);
+	else if (is_hole)
+		read->reply(read, 0, &hole, 1);
 }
 
 bool handle_cancel(struct handle *handle, struct read *read)

@@ -101,7 +101,8 @@ static const char *parse_mtime(struct image *image, const json_t *json)
 	image->mtime.tv_sec = (time_t)floor(seconds);
 	if (json_is_real(value))
 		image->mtime.tv_nsec =
-			(long)((seconds - floor(seconds)) * (double)(NSEC_PER_SEC - 1));
+			MIN((long)((seconds - floor(seconds)) * (double)NSEC_PER_SEC),
+			    NSEC_PER_SEC - 1);
 	return NULL;
 }
 

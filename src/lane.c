@@ -101,15 +101,20 @@ int lane_park(struct lane *lane, struct read *read)
 
 bool lane_unpark(struct lane *lane, const struct read *read)
 {
-	struct ask *ask;
+	struct ask *ask = TAILQ_FIRST(&lane->asks);
+	size_t before = 0;
 
-	TAILQ_FOREACH (ask, &lane->asks, link) {
-		if (ask->read == read) {
-			ask->read = NULL;
-			return true;
-		}
+	for (; ask && ask->read != read; ask = TAILQ_NEXT(ask, link))
+		before++;
+	if (!ask)
+		return false;
+	ask->read = NULL;
+	if (before >= lane->sent) {
+		TAILQ_REMOVE(&lane->asks, ask, link);
+		lane->count--;
+		free(ask);
 	}
-	return false;
+	return true;
 }
 
 uint64_t lane_stalled_ms(const struct lane *lane)

@@ -144,7 +144,9 @@ static int explain(const struct store *store, int ret, char **text)
 		n = asprintf(&why, "the store's list failed: %s", strerror(-ret));
 	free(*text);
 	*text = n < 0 ? NULL : why;
-	return ret > 0 ? store_errno(ret) : ret == -EBADMSG ? -EIO : ret;
+	if (ret > 0)
+		return store_errno(ret);
+	return ret == -ETIMEDOUT || ret == -ECANCELED || ret == -ENOMEM ? ret : -EIO;
 }
 
 int listing_new(const struct store *store, const struct listing *old, int wake_fd,

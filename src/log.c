@@ -10,7 +10,7 @@
 
 #define LINE_SIZE 2048
 
-static bool use_syslog;
+static atomic_bool use_syslog;
 static atomic_bool debug;
 
 void log_to_syslog(void)

@@ -17,7 +17,8 @@
 #define STR(x) #x
 #define XSTR(x) STR(x)
 #define THREADS_END_MS 10000
-#define KERNEL_MARGIN 2 /* our waits end in a part of the time that the kernel gives us \
+#define KERNEL_MARGIN \
+	2 /* our waits end in a part of the time that the kernel gives us \
 			 */
 
 static void warden_freep(struct warden **warden)
@@ -49,6 +50,8 @@ static void be_ready(void *context)
 	if (background->ready_fd < 0)
 		return;
 	log_to_syslog();
+	if (chdir("/") < 0)
+		log_line(LOG_WARNING, "/: %s", strerror(errno));
 	null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO && null >= 0; fd++)
 		dup2(null, fd);
@@ -85,14 +88,15 @@ static int go_to_background(struct background *background)
 	}
 	close(ends[0]);
 	setsid();
-	if (chdir("/") < 0)
-		return -errno;
 	background->ready_fd = ends[1];
 	return 0;
 }
 
-/* The signals are taken by fs_serve(); SIGPIPE is an errno to us. */
-static void block_signals(void)
+/*
+ * From here on fs_serve() takes them.  Before, they end us as they end any program: the
+ * warden sees to the rest.
+ */
+static void block_ending_signals(void)
 {
 	sigset_t set;
 
@@ -100,9 +104,18 @@ static void block_signals(void)
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGHUP);
-	sigaddset(&set, SIGPIPE);
-	sigaddset(&set, SIGUSR1);
 	sigprocmask(SIG_BLOCK, &set, NULL);
+}
+
+/* SIGPIPE is an errno to us; an ignored SIGCHLD would hide how children ended. */
+static void set_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGPIPE);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	signal(SIGCHLD, SIG_DFL);
 }
 
 /* The seconds that a setting of the kernel's says, 0 if there is none. */
@@ -230,6 +243,7 @@ static int mount_store(const struct options *options)
 		ret = catalog_new(store, options->ttl_ms, &catalog);
 	if (ret < 0)
 		return ret;
+	block_ending_signals();
 	engine_init(&engine, store);
 	engine.ring_size = options->ring;
 	engine.memory_limit = options->memory;
@@ -244,7 +258,7 @@ int main(int argc, char **argv)
 	int ret = options_parse(argc, argv, &options);
 
 	if (!ret) {
-		block_signals();
+		set_signals();
 		log_set_debug(options.debug);
 		switch (options.action) {
 		case ACTION_HELP:

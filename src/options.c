@@ -314,7 +314,8 @@ static int check(struct options *options)
 			 "--help)");
 		return -EINVAL;
 	}
-	/* mount(8) says rw, dev and suid of itself; a person who says rw alone is told.
+	/*
+	 * mount(8) says rw, dev and suid of itself; a person who says rw alone is told.
 	 */
 	if (options->rw && !(options->dev && options->suid)) {
 		log_line(LOG_ERR, "rw: images are read-only; mount with ro");

@@ -12,7 +12,8 @@
 #include "reader.h"
 
 #define DRAIN_SIZE 4096
-#define DRAIN_TURNS 64 /* of standard error at a time: a flood must not starve the data \
+#define DRAIN_TURNS \
+	64 /* of standard error at a time: a flood must not starve the data \
 			*/
 
 struct reader {
@@ -54,7 +55,8 @@ int reader_ask(struct reader *reader, uint64_t offset, uint64_t length)
 		snprintf(line, sizeof(line), "%" PRIu64 " %" PRIu64 "\n", offset, length);
 	ssize_t n;
 
-	/* SIGPIPE is blocked in every thread.  A line is less than PIPE_BUF: all or none.
+	/*
+	 * SIGPIPE is blocked in every thread.  A line is less than PIPE_BUF: all or none.
 	 */
 	do {
 		n = write(reader->child.in, line, (size_t)size);

@@ -23,6 +23,7 @@
 #include "clock.h"
 #include "fs-session.h"
 #include "log.h"
+#include "thread.h"
 
 #define WORKERS_MIN 2
 #define WORKERS_MAX 8

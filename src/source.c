@@ -33,6 +33,7 @@ struct source {
 	uint64_t asked_ms; /* when the first ask was sent, or its last byte came */
 	uint64_t begin_ms;
 	bool begun; /* the first ask's first byte has come */
+	size_t answered; /* asks that the running program has answered in full */
 	size_t first, count;
 	struct span asks[SOURCE_ASKS_MAX]; /* a ring; those that are not fully answered */
 };
@@ -89,6 +90,7 @@ static void stop_program(struct source *source)
 	reader_free(source->reader);
 	source->reader = NULL;
 	source->finishing = false;
+	source->answered = 0;
 }
 
 /* The final error: nothing is asked any more. */
@@ -162,16 +164,17 @@ static int note_end(struct source *source)
 			   &source->failures);
 }
 
+/*
+ * It sent too much.  After one ask that is what came last; after more it may be anything
+ * that came, and what was passed on is in doubt.
+ */
 static int note_surplus(struct source *source)
 {
 	return note_failure(source, "the store program sent more than it was asked for",
-			    -EIO, true, &source->strikes);
+			    -EIO, source->answered <= 1, &source->strikes);
 }
 
-/*
- * What comes while nothing is asked is too much, and an end is too early.  Returns 0, or
- * the final error.
- */
+/* What comes while nothing is asked is too much.  Returns 0, or the final error. */
 static int check_silence(struct source *source)
 {
 	char byte;
@@ -179,7 +182,8 @@ static int check_silence(struct source *source)
 
 	if (n == -ETIMEDOUT || n == -ECANCELED)
 		return 0;
-	return n > 0 ? note_surplus(source) : note_end(source);
+	/* An end is found by source_readv(), which can be woken. */
+	return n > 0 ? note_surplus(source) : 0;
 }
 
 int source_ask(struct source *source, uint64_t offset, uint64_t length)
@@ -194,7 +198,8 @@ int source_ask(struct source *source, uint64_t offset, uint64_t length)
 		source->asked_ms = clock_ms();
 		source->begun = false;
 	}
-	/* A program that does not take it has ended: source_readv() will find that out.
+	/*
+	 * A program that does not take it has ended: source_readv() will find that out.
 	 */
 	if (source->reader)
 		(void)reader_ask(source->reader, offset, length);
@@ -266,6 +271,7 @@ static void take_bytes(struct source *source, size_t size)
 		return;
 	source->first = (source->first + 1) % SOURCE_ASKS_MAX;
 	source->count--;
+	source->answered++;
 	source->begun = false;
 	source->asked_ms = now;
 }

@@ -97,8 +97,8 @@ static int set_program(struct store *store, const char *folders)
 			 folders ? " nor in " : "", STORE_FOLDER);
 		return -ENOENT;
 	}
-	store->program = realpath(found, NULL);
-	return store->program ? 0 : -errno;
+	store->program = STEAL(found);
+	return 0;
 }
 
 static void store_freep(struct store **store)

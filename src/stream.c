@@ -19,7 +19,8 @@
 #include "stream.h"
 
 #define KEPT_BEHIND (1u << 20) /* the kernel's read-ahead comes out of order */
-#define FIRST_ASK ((1u << 20) + (128u << 10)) /* a read of 1 MiB, and the read-ahead's \
+#define FIRST_ASK \
+	((1u << 20) + (128u << 10)) /* a read of 1 MiB, and the read-ahead's \
 					       */
 #define SKIP_MAX (16u << 20)
 #define FETCH_MIN (256u << 10) /* ahead of the readers; less is not worth a call */
@@ -140,7 +141,8 @@ bool stream_can_skip(const struct stream *stream, const struct read *read)
 	if (stream_ended(stream) || !TAILQ_EMPTY(&stream->parked) ||
 	    read->offset < stream->ring.head)
 		return false;
-	/* With nothing under way it goes anywhere; else what was asked has to come first.
+	/*
+	 * With nothing under way it goes anywhere; else what was asked has to come first.
 	 */
 	return stream->ring.head == stream->asked_end ||
 	       read->offset - stream->ring.head <= SKIP_MAX;
@@ -255,7 +257,8 @@ static size_t make_room(struct stream *stream)
 	uint64_t behind = stream->position - MIN(stream->position, (uint64_t)KEPT_BEHIND);
 
 	ring_drop(&stream->ring, MIN(needed, behind));
-	/* What was read is kept for those who come late, but not if others wait for more.
+	/*
+	 * What was read is kept for those who come late, but not if others wait for more.
 	 */
 	if (!ring_room(&stream->ring) && is_waited_for(stream))
 		ring_drop(&stream->ring, needed);

@@ -17,6 +17,7 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/queue.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/statfs.h>
@@ -57,6 +58,7 @@ struct office {
 	int socket;
 	int signals;
 	sigset_t original_mask;
+	struct rlimit files; /* for programs: as it was before the daemon raised it */
 	size_t count;
 	struct wards wards;
 	char mountpoint[PATH_MAX];
@@ -86,6 +88,7 @@ static _Noreturn void become(const struct office *office, pid_t warden, char **a
 	for (int signal_number = 1; signal_number < NSIG; signal_number++)
 		signal(signal_number, SIG_DFL);
 	sigprocmask(SIG_SETMASK, &office->original_mask, NULL);
+	setrlimit(RLIMIT_NOFILE, &office->files);
 	execv(argv[0], argv);
 	say("cannot run ");
 	say(argv[0]);
@@ -155,8 +158,9 @@ static bool take_message(struct office *office)
 		return false;
 	text[size] = '\0';
 	header = CMSG_FIRSTHDR(&message);
-	if (header && header->cmsg_len == CMSG_LEN(sizeof(fds)))
-		memcpy(fds, CMSG_DATA(header), sizeof(fds));
+	/* Without descriptors to spare some of them may be missing: nothing is run then. */
+	if (header && header->cmsg_len <= CMSG_LEN(sizeof(fds)))
+		memcpy(fds, CMSG_DATA(header), header->cmsg_len - CMSG_LEN(0));
 	if (text[0] == MESSAGE_MOUNT)
 		snprintf(office->mountpoint, sizeof(office->mountpoint), "%s", text + 1);
 	else if (fds[3] >= 0)
@@ -222,7 +226,7 @@ static bool is_dead_mount(const char *mountpoint)
 {
 	struct statfs fs;
 
-	return statfs(mountpoint, &fs) && errno == ENOTCONN;
+	return statfs(mountpoint, &fs) && (errno == ENOTCONN || errno == ECONNABORTED);
 }
 
 static void unmount_dead(const char *mountpoint)
@@ -301,17 +305,21 @@ static int let_go(void)
 	return null;
 }
 
-static _Noreturn void be_warden(int socket, const sigset_t *original_mask)
+static _Noreturn void be_warden(int socket, const sigset_t *original_mask,
+				const struct rlimit *files)
 {
 	struct office office = {
 		.socket = socket,
 		.original_mask = *original_mask,
+		.files = *files,
 		.wards = LIST_HEAD_INITIALIZER(office.wards),
 	};
 	struct ward *ward;
 	sigset_t child;
 
 	prctl(PR_SET_NAME, "imagefs-warden");
+	/* An ignored SIGCHLD, which is inherited, would leave nothing to wait for. */
+	signal(SIGCHLD, SIG_DFL);
 	/* Out of reach of the terminal's signals; those of others are blocked already. */
 	setsid();
 	sigemptyset(&child);
@@ -350,9 +358,23 @@ static void take_standard_fds(void)
 		close(fd);
 }
 
+/* Each program takes five descriptors.  Returns the limit as it was. */
+static struct rlimit raise_file_limit(void)
+{
+	struct rlimit was = {1024, 1024}, raised;
+
+	if (!getrlimit(RLIMIT_NOFILE, &was)) {
+		raised = was;
+		raised.rlim_cur = raised.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &raised);
+	}
+	return was;
+}
+
 int warden_new(struct warden **ret_warden)
 {
 	CLEANUP(freep) struct warden *warden = calloc(1, sizeof(*warden));
+	struct rlimit files = raise_file_limit();
 	sigset_t all, original;
 	int ends[2];
 
@@ -368,7 +390,7 @@ int warden_new(struct warden **ret_warden)
 		close(ends[0]);
 		/* Programs start with no signal blocked, whoever started the daemon. */
 		sigemptyset(&original);
-		be_warden(ends[1], &original);
+		be_warden(ends[1], &original, &files);
 	}
 	sigprocmask(SIG_SETMASK, &original, NULL);
 	close(ends[1]);

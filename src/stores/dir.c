@@ -164,7 +164,8 @@ static int open_image(int directory, const char *name, struct stat *ret_stat)
 	if (!S_ISREG(ret_stat->st_mode))
 		return -ENOENT;
 	fd = syscall(SYS_openat2, directory, name, &how, sizeof(how));
-	/* Kernels before 5.6, and filters that know no openat2: @name has one component.
+	/*
+	 * Kernels before 5.6, and filters that know no openat2: @name has one component.
 	 */
 	if (fd < 0 && (errno == ENOSYS || errno == EPERM))
 		fd = openat(directory, name, how.flags);
@@ -183,7 +184,8 @@ static int open_image(int directory, const char *name, struct stat *ret_stat)
 	return fd;
 }
 
-/* List @name if it is an image.  Returns the status to exit with if that cannot be known.
+/*
+ * List @name if it is an image.  Returns the status to exit with if that cannot be known.
  */
 static int list_file(int directory, const char *name)
 {
@@ -266,7 +268,8 @@ static void close_image(struct image *image)
 	free(image->buffer);
 }
 
-/* Open the image @id of @uri, which the caller closes.  Returns the status to exit with.
+/*
+ * Open the image @id of @uri, which the caller closes.  Returns the status to exit with.
  */
 static int open_version(const char *uri, const char *id, struct image *image)
 {

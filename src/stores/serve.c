@@ -325,7 +325,8 @@ static bool is_utf8(const char *text)
 	return true;
 }
 
-/* Put @text as a JSON string (RFC 8259, section 7); U+FFFD for bytes that are not UTF-8.
+/*
+ * Put @text as a JSON string (RFC 8259, section 7); U+FFFD for bytes that are not UTF-8.
  */
 static void put_string(const char *text)
 {
