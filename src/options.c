@@ -3,6 +3,7 @@
 #include <limits.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "cleanup.h"
 #include "log.h"
@@ -301,10 +302,31 @@ static int set_word(struct options *options, const char *word)
 	return -EINVAL;
 }
 
+/* Make the mount point absolute. */
+static int check_mountpoint(struct options *options)
+{
+	char *absolute = realpath(options->mountpoint, NULL);
+	struct stat st;
+	int err = errno;
+
+	if (absolute && !stat(absolute, &st)) {
+		if (S_ISDIR(st.st_mode))
+			return set_text(&options->mountpoint, absolute);
+		err = ENOTDIR;
+	} else if (absolute) {
+		err = errno;
+	}
+	free(absolute);
+	log_line(LOG_ERR, "%s: %s (the mount point is a folder that exists)%s",
+		 options->mountpoint, strerror(err),
+		 err == ENOTCONN
+			 ? "; a mount whose program is gone is in the way: umount -l it"
+			 : "");
+	return -EINVAL;
+}
+
 static int check(struct options *options)
 {
-	char *absolute;
-
 	if (options->action == ACTION_HELP || options->action == ACTION_VERSION)
 		return 0;
 	if (!options->store ||
@@ -323,19 +345,7 @@ static int check(struct options *options)
 	}
 	if (options->action == ACTION_LIST)
 		return 0;
-	absolute = realpath(options->mountpoint, NULL);
-	if (!absolute) {
-		int err = errno;
-
-		log_line(LOG_ERR, "%s: %s (the mount point is a folder that exists)%s",
-			 options->mountpoint, strerror(err),
-			 err == ENOTCONN
-				 ? "; a mount whose program is gone is in the way: "
-				   "umount -l it"
-				 : "");
-		return -EINVAL;
-	}
-	return set_text(&options->mountpoint, absolute);
+	return check_mountpoint(options);
 }
 
 int options_parse(int argc, char **argv, struct options *ret_options)
