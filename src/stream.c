@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The thread does one thing at a time: it answers what can be answered, else it fetches
- * what is wanted, else it waits.  Wanted is what somebody waits for, and what is asked
+ * The thread fetches what is wanted; when there is nothing to fetch, or no room, it
+ * answers what can be answered, else it waits.  An assistant answers all the while: to
+ * give a reply to the kernel is to copy it into memory that is in no cache, which takes
+ * longer than all the rest (measured: 1.1 to 1.2 times the rate with one).  Wanted is what somebody waits for, and what is asked
  * for ahead of them.  The asks double as the reading goes on, until one is for all the
  * rest; then the pipe alone holds the store program back.  A new ask is sent when the
  * last one is answered in full, so that what comes unasked is noticed.
@@ -17,6 +19,7 @@
 #include "clock.h"
 #include "source.h"
 #include "stream.h"
+#include "thread.h"
 
 #define KEPT_BEHIND (1u << 20) /* the kernel's read-ahead comes out of order */
 #define FIRST_ASK \
@@ -24,6 +27,7 @@
 					       */
 #define SKIP_MAX (16u << 20)
 #define FETCH_MIN (256u << 10) /* ahead of the readers; less is not worth a call */
+#define FETCH_WAITED_MIN (64u << 10) /* while somebody waits */
 #define SLOW_BEGIN_MS 10 /* asks that take so long to begin must be few */
 
 /* Bytes that are being given out: the ring must not drop them. */
@@ -39,7 +43,8 @@ struct stream {
 	pthread_mutex_t *lock;
 	struct source *source; /* used by the thread alone */
 	/* the lock guards the rest */
-	pthread_cond_t work;
+	pthread_cond_t work; /* for the thread */
+	pthread_cond_t answers; /* for the assistant */
 	struct ring ring;
 	struct reads parked; /* in the order of their offsets */
 	TAILQ_HEAD(, pin) pins;
@@ -48,6 +53,7 @@ struct stream {
 	uint64_t asked_end; /* what was asked for ends here */
 	uint64_t last_ask; /* bytes */
 	uint64_t used_ms; /* when it was last read from */
+	bool assisted; /* there is an assistant */
 	bool confirmed; /* the program ended well after the image's last byte */
 	bool ending;
 	int err; /* final, negative */
@@ -77,6 +83,7 @@ int stream_new(struct engine *engine, struct image *image, uint64_t start,
 	TAILQ_INIT(&stream->parked);
 	TAILQ_INIT(&stream->pins);
 	cond_init(&stream->work);
+	cond_init(&stream->answers);
 	*ret_stream = stream;
 	return 0;
 }
@@ -89,6 +96,7 @@ void stream_free(struct stream *stream)
 	source_free(stream->source);
 	engine_give_back(stream->engine, stream->ring.size);
 	ring_fini(&stream->ring);
+	pthread_cond_destroy(&stream->answers);
 	pthread_cond_destroy(&stream->work);
 	free(stream);
 }
@@ -187,6 +195,7 @@ void stream_end(struct stream *stream, int err)
 		stream->err = err;
 	source_wake(stream->source);
 	pthread_cond_signal(&stream->work);
+	pthread_cond_signal(&stream->answers);
 }
 
 bool stream_ended(const struct stream *stream)
@@ -212,21 +221,39 @@ uint64_t stream_position(const struct stream *stream)
 	return stream->position;
 }
 
-/* ---- the thread ---- */
+/* ---- the threads ---- */
 
-/* Answer the first read whose bytes are there.  Returns whether there was one. */
+/* The first read that waits, if its bytes are there; the others lie behind it. */
+static struct read *answerable(const struct stream *stream)
+{
+	struct read *first = TAILQ_FIRST(&stream->parked);
+
+	return first && stream_has(stream, first) ? first : NULL;
+}
+
+/* Answer a read whose bytes are there.  Returns whether there was one. */
 static bool answer_one(struct stream *stream)
 {
-	struct read *read;
+	struct read *read = answerable(stream);
 
-	TAILQ_FOREACH (read, &stream->parked, link) {
-		if (stream_has(stream, read)) {
-			TAILQ_REMOVE(&stream->parked, read, link);
-			stream_answer(stream, read);
-			return true;
-		}
+	if (!read)
+		return false;
+	TAILQ_REMOVE(&stream->parked, read, link);
+	stream_answer(stream, read);
+	return true;
+}
+
+static void *be_assistant(void *context)
+{
+	struct stream *stream = context;
+
+	pthread_mutex_lock(stream->lock);
+	while (!stream_ended(stream)) {
+		if (!answer_one(stream))
+			pthread_cond_wait(&stream->answers, stream->lock);
 	}
-	return false;
+	pthread_mutex_unlock(stream->lock);
+	return NULL;
 }
 
 /* Below this nothing may be dropped: somebody waits for it, or is being given it. */
@@ -371,42 +398,51 @@ static void wait_for_work(struct stream *stream)
 		stream->ending = true;
 }
 
+/* Answer one read, or wait for something to do. */
+static void answer_or_wait(struct stream *stream)
+{
+	if (!answer_one(stream))
+		wait_for_work(stream);
+}
+
 static void step(struct stream *stream)
 {
-	size_t room, least;
+	uint64_t left = stream->image->size - stream->ring.head;
+	size_t room = make_room(stream), least;
 
-	if (answer_one(stream))
-		return;
-	if (stream->ring.head == stream->image->size) {
-		if (stream->confirmed)
-			wait_for_work(stream);
-		else
-			finish(stream);
-		return;
+	if (answerable(stream)) {
+		if (!stream->assisted) {
+			answer_one(stream);
+			return;
+		}
+		pthread_cond_signal(&stream->answers);
 	}
-	if (must_skip(stream) && !skip(stream)) {
+	least = is_waited_for(stream) ? FETCH_WAITED_MIN : FETCH_MIN;
+	if (!left && !stream->confirmed)
+		finish(stream);
+	else if (must_skip(stream) && !skip(stream))
 		wait_for_work(stream);
-		return;
-	}
-	room = make_room(stream);
-	least = is_waited_for(stream) ? 1 : FETCH_MIN;
-	least = (size_t)MIN((uint64_t)least, stream->image->size - stream->ring.head);
-	if (wants_more(stream) && room >= least)
+	else if (wants_more(stream) && room >= MIN((uint64_t)least, left))
 		fetch(stream, room);
 	else
-		wait_for_work(stream);
+		answer_or_wait(stream);
 }
 
 void stream_run(struct stream *stream)
 {
 	struct reads failed = TAILQ_HEAD_INITIALIZER(failed);
+	pthread_t assistant;
 
+	stream->assisted = !thread_start(be_assistant, stream, &assistant);
 	while (!stream_ended(stream))
 		step(stream);
 	stream->ending = true;
 	TAILQ_CONCAT(&failed, &stream->parked, link);
+	pthread_cond_signal(&stream->answers);
 	pthread_mutex_unlock(stream->lock);
 	reads_fail(&failed, stream->err ? stream->err : -EIO);
+	if (stream->assisted)
+		pthread_join(assistant, NULL);
 	pthread_mutex_lock(stream->lock);
 	while (!TAILQ_EMPTY(&stream->pins))
 		pthread_cond_wait(&stream->work, stream->lock);
