@@ -59,14 +59,16 @@ def free_port():
 
 
 class Cluster:
-    """@copies is what `dog cluster format -c` takes: "2", or "2:1" for erasure code."""
+    """@copies is what `dog cluster format -c` takes: "2", or "2:1" for erasure code.
+    Without @formatted the cluster is left as it starts, waiting for that."""
 
-    def __init__(self, nodes=3, copies=2, folder=None, format_arguments=()):
+    def __init__(self, nodes=3, copies=2, folder=None, format_arguments=(), formatted=True):
         parent = folder or ("/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
         self.folder = Path(tempfile.mkdtemp(prefix="sheepdog.", dir=parent))
         self.count = nodes
         self.copies = str(copies)
         self.format_arguments = list(format_arguments)
+        self.formatted = formatted
         self.ports = [None] * nodes
         self.sheep = [None] * nodes
 
@@ -85,6 +87,8 @@ class Cluster:
         for node in range(self.count):
             self._start_new(node)
         self._wait_for(lambda: self._nodes() == self.count, "all nodes have joined")
+        if not self.formatted:
+            return
         self.dog("cluster", "format", "-c", self.copies, *self.format_arguments)
         self.wait_running()
 
