@@ -287,7 +287,7 @@ static size_t make_room(struct stream *stream)
 	/*
 	 * What was read is kept for those who come late, but not if others wait for more.
 	 */
-	if (!ring_room(&stream->ring) && is_waited_for(stream))
+	if (ring_room(&stream->ring) < FETCH_WAITED_MIN && is_waited_for(stream))
 		ring_drop(&stream->ring, needed);
 	return ring_room(&stream->ring);
 }
