@@ -702,15 +702,15 @@ static void a_reader_that_goes_away_ends_it_with_0(void **state)
 /* Read MUCH bytes from @fd in a child, which exits 0 if they are those of @data. */
 static pid_t read_much(int fd, int other, const char *data)
 {
+	static char got[MUCH + 1];
 	pid_t child = fork();
-	char *got = child == 0 ? malloc(MUCH + 1) : NULL;
 	size_t used = 0;
 	ssize_t count;
 
 	if (child != 0)
 		return child;
 	close(other);
-	while ((count = read(fd, got + used, MUCH + 1 - used)) > 0)
+	while ((count = read(fd, got + used, sizeof(got) - used)) > 0)
 		used += count;
 	_exit(count == 0 && used == MUCH && memcmp(got, data, MUCH) == 0 ? 0 : 1);
 }
@@ -733,11 +733,9 @@ static void assert_arrives(int fds[2], const char *data, bool zeros)
 static void all_is_written_to_a_pipe_and_to_a_socket(void **state)
 {
 	static const int flags[] = {0, O_NONBLOCK};
-	char *data = malloc(MUCH), *zeros = calloc(1, MUCH);
+	static char data[MUCH], zeros[MUCH];
 	int fds[2];
 
-	assert_non_null(data);
-	assert_non_null(zeros);
 	for (size_t i = 0; i < MUCH; i++)
 		data[i] = (char)(i * 7 + i / 4096);
 	for (int i = 0; i < 8; i++) {
@@ -750,8 +748,6 @@ static void all_is_written_to_a_pipe_and_to_a_socket(void **state)
 		fcntl(fds[1], F_SETFL, flags[i & 1]);
 		assert_arrives(fds, i & 2 ? zeros : data, i & 2);
 	}
-	free(data);
-	free(zeros);
 }
 
 static void zeros_are_written_to_a_file(void **state)
