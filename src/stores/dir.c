@@ -91,7 +91,7 @@ static void percent_encode(const char *name, char *ret_text)
 	for (; *name; name++) {
 		unsigned char byte = *name;
 
-		if (byte < 0x80 && (isalnum(byte) || strchr("-._", byte)))
+		if (isalnum(byte) || strchr("-._", byte))
 			*ret_text++ = byte;
 		else
 			ret_text += sprintf(ret_text, "%%%02X", byte);
@@ -423,7 +423,7 @@ static int print_extents(const struct image *image)
 		hole = lseek(image->fd, data, SEEK_HOLE);
 		if (hole < 0 && errno != ENXIO)
 			return -errno;
-		if (hole < 0 || hole > size)
+		if (hole < 0)
 			hole = size;
 		if (data < hole)
 			store_print_extent(data, hole - data);

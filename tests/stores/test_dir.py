@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -425,6 +426,7 @@ def test_no_id_leads_out_of_the_directory(images):
         make_id(outside, "../secret").replace("%2F", "/"),
         make_id(outside, "link") + "%00",
         make_id(outside, "a" * 300),
+        make_id(outside, "a" * 256),
         "",
         ":",
         "%",
@@ -633,6 +635,87 @@ def can_trace():
 
 
 needs_strace = pytest.mark.skipif(not can_trace(), reason="strace cannot trace here")
+
+
+def run_stopped(images, call, at, change, *arguments):
+    """run(), with the program stopped right after its first @call in whose line @at is;
+    change() is called, and it goes on."""
+    log = images.parent / "strace.log"
+    trace = ["strace", "-o", str(log), "-e", f"trace={call}"]
+    run(*arguments, program=(*trace, DIR), env=ENVIRONMENT)
+    lines = [line for line in log.read_text().splitlines() if line.startswith(call)]
+    number = next(index for index, line in enumerate(lines) if at in line) + 1
+    trace += ["-qq", "-e", f"inject={call}:signal=SIGSTOP:when={number}"]
+    log.unlink()
+    process = subprocess.Popen(
+        [*trace, DIR, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+    )
+    try:
+        end = time.monotonic() + LIMIT
+        while not log.exists() or "--- stopped by SIGSTOP" not in log.read_text():
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.01)
+        change()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        os.kill(int(children), signal.SIGCONT)
+        output, said = process.communicate(timeout=LIMIT)
+    finally:
+        process.kill()  # and what it traces, stopped or not
+        process.wait()
+    return subprocess.CompletedProcess(arguments, process.returncode, output, said)
+
+
+@needs_strace
+def test_what_is_no_file_is_not_even_opened(images):
+    """To open a device can do something to it."""
+    os.mkfifo(images / "fifo")
+    (images / "alpha").write_bytes(b"x")
+    log = images.parent / "strace.log"
+    program = ("strace", "-o", str(log), "-e", "trace=open,openat,openat2", DIR)
+    assert set(listed(images, program=program, env=ENVIRONMENT)) == {b"alpha"}
+    assert '"alpha"' in log.read_text()
+    assert '"fifo"' not in log.read_text()
+
+
+@needs_strace
+@pytest.mark.parametrize("change", [become_link_out, become_fifo])
+def test_a_file_that_is_swapped_while_it_is_listed_is_left_out(images, change):
+    path = images / "alpha"
+    path.write_bytes(b"secret")
+    arguments = ("list", "--", uri_of(images))
+    done = run_stopped(images, "newfstatat", '"alpha"', lambda: change(path), *arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+@needs_strace
+def test_a_file_that_is_swapped_while_it_is_opened_leads_nowhere(images):
+    """The id is that of what the link then points to."""
+    outside = images.parent / "target"
+    outside.write_bytes(b"secret")
+    path = images / "alpha"
+    path.write_bytes(b"secret")
+
+    def swap():
+        path.unlink()
+        path.symlink_to(outside)
+
+    arguments = ("read", "--", uri_of(images), make_id(outside, "alpha"))
+    done = run_stopped(images, "newfstatat", '"alpha"', swap, *arguments)
+    assert_gone(done)
+
+
+@needs_strace
+def test_extents_of_a_file_that_changes_meanwhile_are_not_believed(images):
+    path = images / "alpha"
+    path.write_bytes(b"x" * 10000)
+    arguments = ("extents", "--", uri_of(images), ident(images, "alpha"))
+    done = run_stopped(images, "lseek", "SEEK_DATA", lambda: os.truncate(path, 5000), *arguments)
+    assert (done.returncode, done.stdout) == (GONE, b"")
+    assert b"alpha has changed" in done.stderr
 
 
 @needs_strace
