@@ -1,0 +1,715 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * sheepdog-list - the VDIs and snapshots of a cluster.
+ *
+ * A bitmap says which VDI numbers are in use, another one which of them are deleted.  Of
+ * each VDI that is left one request brings the inode and the part of the index that most
+ * need; many of them are under way.  It is a sheep's processor that limits this, so the
+ * fewer requests the better, and each goes to a sheep that has the inode itself.
+ *
+ * Sheep answer with a bitmap whether their cluster runs or not, and if it does not, of
+ * none or of a part of its VDIs.  So it is asked before, by a request that is only
+ * answered by a cluster that runs.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "imagefs-store.h"
+#include "serve.h"
+#include "sheepdog.h"
+#include "sheepdog-cluster.h"
+#include "sheepdog-image.h"
+
+#define SLOTS 96 /* VDIs that are looked at at the same time */
+#define FIRST_ENTRIES 1024 /* of the index, with the inode */
+#define FIRST_BYTES (SHEEP_INDEX_OFFSET + FIRST_ENTRIES * 4)
+#define PART_ENTRIES 16384 /* of the rest of the index, at a time */
+#define PART_BYTES (PART_ENTRIES * 4)
+#define LOST_TRIES 4 /* that an inode is not there is believed then */
+#define LOST_PAUSE_MS 50
+
+/* What is kept of a VDI. */
+struct record {
+	char *name;
+	char *tag;
+	char *shown; /* its name in the list */
+	struct sheep_id id;
+	uint64_t created;
+	uint64_t snapped;
+	uint64_t size;
+	uint64_t allocated; /* UINT64_MAX: not known */
+	uint32_t snapshot_id;
+	uint32_t parent;
+	uint8_t shift;
+	bool is_tag_unclear; /* another snapshot of that name could be meant */
+	char copies[16];
+};
+
+struct listing;
+
+/* A VDI that is being looked at. */
+struct slot {
+	struct listing *listing;
+	struct sheep_call call;
+	uint8_t buffer[PART_BYTES];
+	uint32_t vid;
+	unsigned losses; /* times that its inode was not there */
+	struct record record;
+	uint64_t objects;
+	uint64_t counted; /* entries of the index that were looked at */
+	uint64_t owned; /* of them, those that have an owner */
+	uint64_t *leaves; /* of a tree, to be looked at */
+	uint32_t leaf_count;
+};
+
+struct listing {
+	struct sheep_uri uri;
+	struct sheep_proof proof;
+	struct sheep_cluster *cluster;
+	uint64_t nodes_hash; /* of the list of nodes; 0: there is none yet */
+	bool is_proven;
+	bool is_running;
+
+	struct sheep_call state_call;
+	uint8_t state[SHEEP_RECOVERY_BYTES];
+	struct sheep_call used_call;
+	struct sheep_call deleted_call;
+	uint8_t *used;
+	uint8_t *deleted;
+	int maps; /* how many of the two are there */
+
+	uint32_t next_vid;
+	uint32_t end_vid;
+	size_t active; /* slots that are in use */
+	bool has_failed; /* no memory */
+	struct slot *slots;
+
+	struct record *records;
+	size_t count;
+	size_t room;
+};
+
+/* Sum up a list of nodes: those that make the same cluster have the same. */
+static uint64_t hash_nodes(const struct sheep_call *call)
+{
+	uint64_t hash = 1;
+
+	if (call->answer.result != SHEEP_SUCCESS)
+		return hash;
+	for (uint32_t i = 0; i < call->answer.nodes; i++) {
+		struct sheep_node node;
+
+		if (sheep_node_decode(call->buffer, &call->answer, i, &node) < 0)
+			break;
+		hash = sheep_hash_step(node.hash, hash);
+		hash = sheep_hash_step(node.zone, hash);
+	}
+	return hash;
+}
+
+/* The proof of a gateway: it counts the same nodes as the first one. */
+static bool check_gateway(void *context, const struct sheep_call *call)
+{
+	struct listing *listing = context;
+
+	if (listing->is_proven)
+		return hash_nodes(call) == listing->nodes_hash;
+	listing->nodes_hash = hash_nodes(call);
+	listing->is_proven = true;
+	sheep_cluster_learn(listing->cluster, call);
+	return true;
+}
+
+static void free_record(struct record *record)
+{
+	free(record->name);
+	free(record->tag);
+	free(record->shown);
+}
+
+/* Ask for @length bytes of @object from @offset on, for @slot. */
+static void ask(struct slot *slot, uint64_t object, uint32_t offset, uint32_t length,
+		void (*done)(struct sheep_call *call))
+{
+	slot->call = (struct sheep_call){
+		.request = {.op = SHEEP_READ_OBJ,
+			    .object = object,
+			    .offset = offset,
+			    .length = length},
+		.buffer = slot->buffer,
+		.whole = true,
+		.done = done,
+		.owner = slot,
+	};
+	sheep_cluster_call(slot->listing->cluster, &slot->call);
+}
+
+static void start(struct slot *slot);
+
+/* Nothing more is to be known of the VDI of @slot. */
+static void keep(struct slot *slot)
+{
+	struct listing *listing = slot->listing;
+	struct record *record = &slot->record;
+
+	if (record->allocated != UINT64_MAX)
+		record->allocated = slot->owned << record->shift;
+	if (listing->count == listing->room) {
+		size_t room = listing->room ? listing->room * 2 : 256;
+		struct record *records =
+			realloc(listing->records, room * sizeof(*records));
+
+		if (records) {
+			listing->records = records;
+			listing->room = room;
+		}
+	}
+	if (listing->count < listing->room)
+		listing->records[listing->count++] = *record;
+	else
+		listing->has_failed = true;
+	*record = (struct record){0};
+	start(slot);
+}
+
+static void drop(struct slot *slot)
+{
+	free_record(&slot->record);
+	slot->record = (struct record){0};
+	start(slot);
+}
+
+/* Count those of the next @count entries in the buffer that have an owner. */
+static void count_owned(struct slot *slot, const uint8_t *entries, uint64_t count)
+{
+	if (count > slot->objects - slot->counted)
+		count = slot->objects - slot->counted;
+	for (uint64_t i = 0; i < count; i++)
+		slot->owned += sheep_array_entry(entries, i) != 0;
+	slot->counted += count;
+}
+
+static void count_part(struct sheep_call *call);
+
+static void ask_part(struct slot *slot)
+{
+	uint64_t count = slot->objects - slot->counted;
+
+	if (count == 0) {
+		keep(slot);
+		return;
+	}
+	if (count > PART_ENTRIES)
+		count = PART_ENTRIES;
+	ask(slot, sheep_inode_object(slot->vid), SHEEP_INDEX_OFFSET + slot->counted * 4,
+	    count * 4, count_part);
+}
+
+static void count_part(struct sheep_call *call)
+{
+	struct slot *slot = call->owner;
+
+	sheep_cluster_progress(slot->listing->cluster);
+	if (call->answer.result != SHEEP_SUCCESS) {
+		drop(slot); /* it was deleted */
+		return;
+	}
+	count_owned(slot, slot->buffer, call->request.length / 4);
+	ask_part(slot);
+}
+
+static void count_leaf(struct sheep_call *call);
+
+static void ask_leaf(struct slot *slot)
+{
+	if (slot->leaf_count == 0) {
+		keep(slot);
+		return;
+	}
+	ask(slot, slot->leaves[--slot->leaf_count], 0, SHEEP_NODE_HEAD_BYTES, count_leaf);
+}
+
+static void count_leaf(struct sheep_call *call)
+{
+	struct slot *slot = call->owner;
+	struct sheep_tree_head head;
+
+	sheep_cluster_progress(slot->listing->cluster);
+	if (call->answer.result == SHEEP_SUCCESS &&
+	    sheep_tree_leaf(slot->buffer, &head) == 0) {
+		slot->owned += head.entries;
+	} else {
+		slot->record.allocated = UINT64_MAX;
+		slot->leaf_count = 0;
+	}
+	ask_leaf(slot);
+}
+
+/*
+ * Count the entries of a tree by the heads of its leaves: the few that a guest discarded
+ * are counted too, but it is no more than a request for 2 TiB.
+ */
+static void count_tree(struct slot *slot, const uint8_t *root, uint32_t size)
+{
+	struct sheep_tree_head head;
+
+	if (sheep_tree_root(root, &head) < 0) {
+		slot->record.allocated = UINT64_MAX;
+	} else if (head.is_leaf) {
+		slot->owned = head.entries;
+	} else if (head.bytes > size) {
+		slot->record.allocated = UINT64_MAX;
+	} else {
+		free(slot->leaves);
+		slot->leaves = calloc(head.entries + 1, sizeof(*slot->leaves));
+		for (uint32_t i = 0; slot->leaves && i < head.entries; i++)
+			slot->leaves[i] = sheep_root_leaf(root, i);
+		slot->leaf_count = slot->leaves ? head.entries : 0;
+		if (!slot->leaves)
+			slot->record.allocated = UINT64_MAX;
+	}
+	ask_leaf(slot);
+}
+
+/* Fill the record of @slot.  Returns whether there was memory for it. */
+static bool fill(struct slot *slot, const struct sheep_inode *inode)
+{
+	struct record *record = &slot->record;
+
+	*record = (struct record){
+		.name = strdup(inode->name),
+		.tag = strdup(inode->snapped ? inode->tag : ""),
+		.id = sheep_id_of(inode),
+		.created = inode->created,
+		.snapped = inode->snapped,
+		.size = inode->size,
+		.snapshot_id = inode->snapshot_id,
+		.parent = inode->parent,
+		.shift = inode->shift,
+	};
+	sheep_inode_copies(inode, record->copies);
+	return record->name && record->tag;
+}
+
+/* The inode came, or there is none. */
+static void look_at_inode(struct sheep_call *call)
+{
+	struct slot *slot = call->owner;
+	struct listing *listing = slot->listing;
+	struct sheep_inode inode;
+	int error;
+
+	sheep_cluster_progress(listing->cluster);
+	if (call->answer.result != SHEEP_SUCCESS) {
+		if (slot->losses++ < LOST_TRIES) {
+			sheep_cluster_call_later(listing->cluster, call, LOST_PAUSE_MS);
+			return;
+		}
+		store_error("VDI %06" PRIx32 " is left out: its inode is lost",
+			    slot->vid);
+		start(slot);
+		return;
+	}
+	error = sheep_inode_decode(slot->buffer, slot->vid, &inode);
+	if (error == -EBADMSG)
+		store_error("VDI %06" PRIx32 " is left out: its inode makes no sense",
+			    slot->vid);
+	if (error < 0) {
+		start(slot);
+		return;
+	}
+	if (!fill(slot, &inode)) {
+		listing->has_failed = true;
+		drop(slot);
+		return;
+	}
+	slot->objects = sheep_inode_objects(&inode);
+	slot->counted = 0;
+	slot->owned = 0;
+	if (inode.is_tree) {
+		count_tree(slot, slot->buffer + SHEEP_INDEX_OFFSET, FIRST_ENTRIES * 4);
+		return;
+	}
+	count_owned(slot, slot->buffer + SHEEP_INDEX_OFFSET, FIRST_ENTRIES);
+	ask_part(slot);
+}
+
+/* Go on with the next VDI. */
+static void start(struct slot *slot)
+{
+	struct listing *listing = slot->listing;
+	uint32_t vid = listing->next_vid;
+
+	do
+		vid = sheep_bitmap_next(listing->used, vid);
+	while (vid < listing->end_vid && sheep_bitmap_has(listing->deleted, vid) &&
+	       ++vid);
+	if (vid >= listing->end_vid || listing->has_failed) {
+		listing->next_vid = listing->end_vid;
+		listing->active--;
+		return;
+	}
+	listing->next_vid = vid + 1;
+	slot->vid = vid;
+	slot->losses = 0;
+	ask(slot, sheep_inode_object(vid), 0, FIRST_BYTES, look_at_inode);
+}
+
+/* Look at the VDIs from @first to @end. */
+static int look_at(struct listing *listing, uint32_t first, uint32_t end)
+{
+	int error = 0;
+
+	listing->next_vid = first;
+	listing->end_vid = end;
+	listing->active = SLOTS;
+	for (size_t i = 0; i < SLOTS; i++)
+		start(&listing->slots[i]);
+	while (listing->active > 0 && error == 0)
+		error = sheep_cluster_wait(listing->cluster, NULL, 0, -1);
+	return listing->has_failed ? -ENOMEM : error;
+}
+
+static void state_done(struct sheep_call *call)
+{
+	struct listing *listing = call->owner;
+
+	sheep_cluster_progress(listing->cluster);
+	listing->is_running = true;
+}
+
+/* One of the two bitmaps came.  An old sheep does not know which VDIs are deleted. */
+static void map_done(struct sheep_call *call)
+{
+	struct listing *listing = call->owner;
+
+	sheep_cluster_progress(listing->cluster);
+	if (call->answer.result != SHEEP_SUCCESS)
+		memset(call->buffer, 0, SHEEP_BITMAP_BYTES);
+	listing->maps++;
+}
+
+static void ask_for(struct listing *listing, struct sheep_call *call, uint8_t op,
+		    void *buffer, uint32_t length, void (*done)(struct sheep_call *call))
+{
+	*call = (struct sheep_call){
+		.request = {.op = op, .length = length},
+		.buffer = buffer,
+		.whole = true,
+		.done = done,
+		.owner = listing,
+	};
+	sheep_cluster_call(listing->cluster, call);
+}
+
+/* Learn which VDIs there are.  Returns 0 or a negative errno. */
+static int get_maps(struct listing *listing)
+{
+	int error = 0;
+
+	while (error == 0 && !listing->is_proven)
+		error = sheep_cluster_wait(listing->cluster, NULL, 0, -1);
+	ask_for(listing, &listing->state_call, SHEEP_STAT_RECOVERY, listing->state,
+		sizeof(listing->state), state_done);
+	while (error == 0 && !listing->is_running)
+		error = sheep_cluster_wait(listing->cluster, NULL, 0, -1);
+	ask_for(listing, &listing->used_call, SHEEP_READ_VDIS, listing->used,
+		SHEEP_BITMAP_BYTES, map_done);
+	ask_for(listing, &listing->deleted_call, SHEEP_READ_DEL_VDIS, listing->deleted,
+		SHEEP_BITMAP_BYTES, map_done);
+	while (error == 0 && listing->maps < 2)
+		error = sheep_cluster_wait(listing->cluster, NULL, 0, -1);
+	return error;
+}
+
+static int compare_records(const void *left, const void *right)
+{
+	const struct record *a = left, *b = right;
+	int order = strcmp(a->name, b->name);
+
+	if (order == 0)
+		order = (a->snapped == 0) - (b->snapped == 0);
+	if (order == 0)
+		order = (a->snapshot_id > b->snapshot_id) -
+			(a->snapshot_id < b->snapshot_id);
+	return order ? order : (a->id.vid > b->id.vid) - (a->id.vid < b->id.vid);
+}
+
+/* Whether @record is a snapshot that @tag could mean, as a tag or as a number. */
+static bool could_mean(const struct record *record, const char *tag)
+{
+	char number[16];
+
+	snprintf(number, sizeof(number), "%" PRIu32, record->snapshot_id);
+	return record->snapped != 0 &&
+	       (strcmp(record->tag, tag) == 0 || strcmp(number, tag) == 0);
+}
+
+/*
+ * See which tags do not say which snapshot is meant, of the records from @first to @end,
+ * which have one name.
+ */
+static void find_unclear(struct record *records, size_t first, size_t end)
+{
+	for (size_t i = first; i < end; i++) {
+		records[i].is_tag_unclear = records[i].tag[0] == '\0';
+		for (size_t j = first; j < end; j++)
+			if (i != j && could_mean(&records[j], records[i].tag))
+				records[i].is_tag_unclear = true;
+	}
+}
+
+/* What a snapshot is called behind its name: its tag, or its number. */
+static const char *snapshot_text(const struct record *record, char number[16])
+{
+	if (!record->is_tag_unclear)
+		return record->tag;
+	snprintf(number, 16, "%" PRIu32, record->snapshot_id);
+	return number;
+}
+
+static bool name_record(struct record *record)
+{
+	char number[16];
+
+	if (record->snapped == 0) {
+		record->shown = strdup(record->name);
+		return record->shown != NULL;
+	}
+	return asprintf(&record->shown, "%s@%s", record->name,
+			snapshot_text(record, number)) >= 0;
+}
+
+/* Sort the records and say what they are called.  Returns 0 or -ENOMEM. */
+static int name_all(struct listing *listing)
+{
+	struct record *records = listing->records;
+	size_t first = 0;
+
+	if (listing->count > 0)
+		qsort(records, listing->count, sizeof(*records), compare_records);
+	for (size_t i = 1; i <= listing->count; i++) {
+		if (i < listing->count &&
+		    strcmp(records[i].name, records[first].name) == 0)
+			continue;
+		find_unclear(records, first, i);
+		first = i;
+	}
+	for (size_t i = 0; i < listing->count; i++)
+		if (!name_record(&records[i])) {
+			records[i].shown = NULL;
+			return -ENOMEM;
+		}
+	return 0;
+}
+
+static void print(const struct listing *listing, const struct record *record)
+{
+	char id[SHEEP_ID_BYTES], vid[16], parent[16], object_size[16], number[16];
+	char snapshot_id[16];
+	bool is_snapshot = record->snapped != 0;
+	char *uri = sheep_uri_of_vdi(&listing->uri, record->name,
+				     is_snapshot ? snapshot_text(record, number) : NULL);
+	const char *attrs[16];
+	size_t count = 0;
+
+	sheep_id_format(&record->id, id);
+	snprintf(vid, sizeof(vid), "%06" PRIx32, record->id.vid);
+	snprintf(parent, sizeof(parent), "%06" PRIx32, record->parent);
+	snprintf(snapshot_id, sizeof(snapshot_id), "%" PRIu32, record->snapshot_id);
+	snprintf(object_size, sizeof(object_size), "%" PRIu32,
+		 UINT32_C(1) << record->shift);
+	attrs[count++] = "vid";
+	attrs[count++] = vid;
+	if (is_snapshot) {
+		attrs[count++] = "snapshot-id";
+		attrs[count++] = snapshot_id;
+	}
+	if (record->tag[0]) {
+		attrs[count++] = "tag";
+		attrs[count++] = record->tag;
+	}
+	attrs[count++] = "copies";
+	attrs[count++] = record->copies;
+	attrs[count++] = "object-size";
+	attrs[count++] = object_size;
+	if (record->parent) {
+		attrs[count++] = "parent";
+		attrs[count++] = parent;
+	}
+	if (uri) {
+		attrs[count++] = "uri";
+		attrs[count++] = uri;
+	}
+	attrs[count] = NULL;
+	store_print_image(&(struct store_image){
+		.name = record->shown,
+		.id = id,
+		.size = record->size,
+		.allocated = record->allocated,
+		.mtime = (is_snapshot ? record->snapped : record->created) >> 32,
+		.immutable = is_snapshot,
+		.attrs = attrs,
+	});
+	free(uri);
+}
+
+/* Whether @record is the image that the URI names. */
+static bool is_meant(const struct listing *listing, const struct record *record)
+{
+	const struct sheep_uri *uri = &listing->uri;
+
+	if (!uri->vdi)
+		return true;
+	if (strcmp(record->name, uri->vdi) != 0)
+		return false;
+	if (!uri->tag && uri->snapshot_id == 0)
+		return record->snapped == 0;
+	return record->snapped != 0 &&
+	       (uri->tag ? strcmp(record->tag, uri->tag) == 0
+			 : record->snapshot_id == uri->snapshot_id);
+}
+
+/*
+ * Print what the URI names: of several snapshots of one tag the last, as dog does.
+ * Returns whether there is anything.
+ */
+static bool print_meant(const struct listing *listing)
+{
+	const struct record *last = NULL;
+
+	for (size_t i = 0; i < listing->count; i++)
+		if (is_meant(listing, &listing->records[i])) {
+			last = &listing->records[i];
+			if (!listing->uri.vdi)
+				print(listing, last);
+		}
+	if (listing->uri.vdi && last)
+		print(listing, last);
+	return last != NULL;
+}
+
+static void forget_records(struct listing *listing)
+{
+	for (size_t i = 0; i < listing->count; i++)
+		free_record(&listing->records[i]);
+	listing->count = 0;
+}
+
+/*
+ * Look for the one VDI of the URI: its number and those of its snapshots follow the hash
+ * of its name, without a gap.  Returns 0, with whether it was printed in *@ret_found.
+ */
+static int look_for_one(struct listing *listing, bool *ret_found)
+{
+	uint32_t first = sheep_name_hash(listing->uri.vdi);
+	uint32_t end = first;
+	int error;
+
+	while (end < SHEEP_VDIS && (sheep_bitmap_has(listing->used, end) ||
+				    sheep_bitmap_has(listing->deleted, end)))
+		end++;
+	error = look_at(listing, first, end);
+	if (error == 0)
+		error = name_all(listing);
+	if (error == 0)
+		*ret_found = print_meant(listing);
+	return error;
+}
+
+/* List what there is.  Returns 0, with whether there is anything, or a negative errno. */
+static int list(struct listing *listing, bool *ret_found)
+{
+	int error = get_maps(listing);
+
+	*ret_found = false;
+	if (error == 0 && listing->uri.vdi) {
+		error = look_for_one(listing, ret_found);
+		if (error < 0 || *ret_found)
+			return error;
+		/* Where numbers are used again there may be gaps. */
+		forget_records(listing);
+	}
+	if (error == 0)
+		error = look_at(listing, 1, SHEEP_VDIS);
+	if (error == 0)
+		error = name_all(listing);
+	if (error == 0)
+		*ret_found = print_meant(listing) || !listing->uri.vdi;
+	return error;
+}
+
+/* Say why there is no list.  Returns the status to exit with. */
+static int fail(const struct listing *listing, int error)
+{
+	const char *trouble = "";
+	int status = STORE_UNAVAILABLE;
+
+	if (error == -ENOMEM) {
+		store_error("out of memory");
+		return STORE_IO;
+	}
+	trouble = sheep_cluster_trouble(listing->cluster, &status);
+	if (error == -ETIMEDOUT)
+		store_error("gave up after %" PRId64 " ms: %s",
+			    sheep_cluster_patience_ms(listing->cluster), trouble);
+	else
+		store_error("%s", trouble);
+	return status;
+}
+
+static int list_uri(struct listing *listing)
+{
+	bool found = false;
+	int error;
+
+	listing->used = malloc(SHEEP_BITMAP_BYTES);
+	listing->deleted = malloc(SHEEP_BITMAP_BYTES);
+	listing->slots = calloc(SLOTS, sizeof(*listing->slots));
+	if (!listing->used || !listing->deleted || !listing->slots)
+		return fail(listing, -ENOMEM);
+	for (size_t i = 0; i < SLOTS; i++)
+		listing->slots[i].listing = listing;
+	listing->proof.request.op = SHEEP_GET_NODE_LIST;
+	listing->proof.request.length = SHEEP_NODE_LIST_BYTES;
+	listing->proof.check = check_gateway;
+	listing->proof.context = listing;
+	error = sheep_cluster_new(&listing->uri, &listing->proof, true,
+				  &listing->cluster);
+	if (error == 0)
+		error = list(listing, &found);
+	if (error < 0)
+		return fail(listing, error);
+	if (!found)
+		store_error("there is no such VDI or snapshot");
+	return found ? STORE_OK : STORE_GONE;
+}
+
+int sheepdog_list(const char *uri)
+{
+	struct listing listing = {.next_vid = 0};
+	const char *problem = strerror(ENOMEM);
+	int error = sheep_uri_init(&listing.uri, uri, &problem);
+	int status;
+
+	if (error < 0) {
+		store_error("%s: %s", uri, problem);
+		return error == -ENOMEM ? STORE_IO : STORE_USAGE;
+	}
+	status = list_uri(&listing);
+	forget_records(&listing);
+	free(listing.records);
+	for (size_t i = 0; listing.slots && i < SLOTS; i++) {
+		free_record(&listing.slots[i].record);
+		free(listing.slots[i].leaves);
+	}
+	free(listing.slots);
+	sheep_cluster_free(listing.cluster);
+	free(listing.used);
+	free(listing.deleted);
+	sheep_uri_fini(&listing.uri);
+	return status;
+}
