@@ -76,6 +76,12 @@ void sheep_cluster_progress(struct sheep_cluster *cluster);
  */
 void sheep_cluster_learn(struct sheep_cluster *cluster, const struct sheep_call *call);
 
+/*
+ * Begin to connect to as many of the gateways that are known as are used at all, for many
+ * calls to come.  Without it that is done for each when it is of use.
+ */
+void sheep_cluster_spread(struct sheep_cluster *cluster);
+
 /* How long the wait for the cluster may be, in milliseconds. */
 int64_t sheep_cluster_patience_ms(const struct sheep_cluster *cluster);
 

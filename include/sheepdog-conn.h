@@ -56,6 +56,7 @@ struct sheep_conn {
 	int fd; /* -1: closed */
 	bool connecting;
 	int64_t heard_ms; /* when something came last, or when it was opened */
+	int64_t answered_ms; /* when the latest of what was answered was sent */
 	size_t count;
 	size_t bytes; /* that were asked for and are not there yet, roughly */
 	struct sheep_entry entries[SHEEP_CONN_CALLS];

@@ -34,6 +34,7 @@ void sheep_conn_init(struct sheep_conn *conn)
 	conn->count = 0;
 	conn->bytes = 0;
 	conn->heard_ms = 0;
+	conn->answered_ms = 0;
 }
 
 int sheep_conn_open(struct sheep_conn *conn, const struct sockaddr *address,
@@ -182,6 +183,8 @@ static void end_answer(struct sheep_conn *conn,
 
 	conn->bytes -= conn->current.request.length - conn->answer.length;
 	conn->in_answer = false;
+	if (conn->answered_ms < conn->current.sent_ms)
+		conn->answered_ms = conn->current.sent_ms;
 	if (!call)
 		return;
 	call->answer = conn->answer;

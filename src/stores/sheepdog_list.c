@@ -24,7 +24,7 @@
 #include "sheepdog-image.h"
 
 #define SLOTS 96 /* VDIs that are looked at at the same time */
-#define FIRST_ENTRIES 1024 /* of the index, with the inode */
+#define FIRST_ENTRIES 512 /* of the index, with the inode */
 #define FIRST_BYTES (SHEEP_INDEX_OFFSET + FIRST_ENTRIES * 4)
 #define PART_ENTRIES 16384 /* of the rest of the index, at a time */
 #define PART_BYTES (PART_ENTRIES * 4)
@@ -120,6 +120,7 @@ static bool check_gateway(void *context, const struct sheep_call *call)
 	listing->nodes_hash = hash_nodes(call);
 	listing->is_proven = true;
 	sheep_cluster_learn(listing->cluster, call);
+	sheep_cluster_spread(listing->cluster);
 	return true;
 }
 

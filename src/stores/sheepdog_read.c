@@ -95,7 +95,10 @@ static void ask_for(struct serving *serving, struct segment *segment, uint32_t v
 
 	segment->wanted = ASKED;
 	request->object = sheep_data_object(vid, segment->object);
-	sheep_cluster_call(serving->cluster, &segment->call);
+	if (segment->losses == 0)
+		sheep_cluster_call(serving->cluster, &segment->call);
+	else
+		sheep_cluster_call_later(serving->cluster, &segment->call, 0);
 }
 
 /* Put a piece of @object, @offset bytes into it, at the tail of the queue. */

@@ -1,0 +1,401 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * sheepdog-route - which gateway is asked, and when another one.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "imagefs-store.h"
+#include "sheepdog-route.h"
+
+#define ANOTHER_MS 300 /* without a connection so long: try another gateway too */
+#define PAUSE_MS ((int64_t)30) /* before a gateway that failed is tried again */
+#define OPEN_MAX 8 /* gateways that are connected to */
+#define CONNECTIONS 6 /* in all, while there are fewer gateways */
+
+void sheep_calls_init(struct sheep_calls *calls)
+{
+	calls->first = NULL;
+	calls->last = &calls->first;
+}
+
+void sheep_calls_put(struct sheep_calls *calls, struct sheep_call *call)
+{
+	call->next = NULL;
+	*calls->last = call;
+	calls->last = &call->next;
+}
+
+struct sheep_call *sheep_calls_take(struct sheep_calls *calls)
+{
+	struct sheep_call *call = calls->first;
+
+	if (call) {
+		calls->first = call->next;
+		if (!calls->first)
+			calls->last = &calls->first;
+	}
+	return call;
+}
+
+void sheep_route_again(struct sheep_cluster *cluster, struct sheep_call *call,
+		       struct sheep_gateway *avoid, int64_t not_before_ms)
+{
+	call->avoid = avoid;
+	call->not_before_ms = not_before_ms;
+	sheep_calls_put(&cluster->pending, call);
+}
+
+/* Take the call away from @entry, which is under way, to ask for it elsewhere. */
+static void move_away(struct sheep_cluster *cluster, struct sheep_gateway *gateway,
+		      struct sheep_entry *entry)
+{
+	struct sheep_call *call = entry->call;
+
+	entry->call = NULL;
+	if (!call || call == &gateway->proof)
+		return;
+	cluster->sent--;
+	call->moves++;
+	sheep_route_again(cluster, call, gateway, 0);
+}
+
+void sheep_route_close(struct sheep_cluster *cluster, struct sheep_gateway *gateway)
+{
+	for (size_t i = 0; i < SHEEP_GATEWAY_CONNS; i++) {
+		struct sheep_conn *conn = gateway->conns[i];
+
+		if (!conn)
+			continue;
+		sheep_conn_close(conn);
+		for (size_t j = 0; j < conn->count; j++)
+			move_away(cluster, gateway, &conn->entries[j]);
+		sheep_conn_init(conn);
+	}
+	gateway->state = SHEEP_IDLE;
+	gateway->is_suspect = false;
+}
+
+void sheep_route_fail(struct sheep_cluster *cluster, struct sheep_gateway *gateway,
+		      int error, int64_t now_ms)
+{
+	int64_t pause_ms = PAUSE_MS << (gateway->failures < 5 ? gateway->failures : 5);
+
+	if (gateway->is_named || gateway->state == SHEEP_READY)
+		sheep_cluster_note(cluster, STORE_UNAVAILABLE, "%s: %s", gateway->text,
+				   error == -EPROTO ? "what answers there is no sheepdog"
+						    : strerror(-error));
+	sheep_route_close(cluster, gateway);
+	gateway->failures++;
+	/* There is no hurry about those that nobody named. */
+	gateway->retry_ms = now_ms + (gateway->is_named ? pause_ms : 8 * pause_ms);
+}
+
+void sheep_route_proof_done(struct sheep_call *call)
+{
+	(void)call;
+	abort();
+}
+
+/* Begin to connect to @gateway, which is idle. */
+static void try_gateway(struct sheep_cluster *cluster, struct sheep_gateway *gateway,
+			int64_t now_ms)
+{
+	const struct sheep_request *request = &cluster->proof->request;
+	int error;
+
+	if (!gateway->proof.buffer) {
+		gateway->proof.buffer = malloc(request->length);
+		if (!gateway->proof.buffer)
+			return;
+	}
+	gateway->proof.request = *request;
+	gateway->proof.whole = true;
+	gateway->proof.done = sheep_route_proof_done;
+	gateway->proof.owner = gateway;
+	gateway->proof.tries = 0;
+	gateway->proof.not_before_ms = 0;
+	gateway->tried_ms = now_ms;
+	gateway->state = SHEEP_PROVING;
+	error = sheep_gateway_open(gateway, 0, now_ms);
+	if (error < 0)
+		sheep_route_fail(cluster, gateway, error, now_ms);
+}
+
+/* How many gateways are connected, or about to be. */
+static size_t count_open(const struct sheep_cluster *cluster)
+{
+	size_t open = 0;
+
+	for (size_t i = 0; i < cluster->gateways.count; i++)
+		open += sheep_gateway_is_open(cluster->gateways.all[i]);
+	return open;
+}
+
+void sheep_route_keep_open(struct sheep_cluster *cluster, int64_t now_ms)
+{
+	struct sheep_gateway *next = NULL;
+
+	for (size_t i = 0; i < cluster->gateways.count; i++) {
+		struct sheep_gateway *gateway = cluster->gateways.all[i];
+
+		if (gateway->state == SHEEP_READY && !gateway->is_suspect)
+			return;
+		if (gateway->state == SHEEP_PROVING &&
+		    now_ms - gateway->tried_ms < ANOTHER_MS)
+			return;
+		if (gateway->state == SHEEP_IDLE && gateway->retry_ms <= now_ms &&
+		    (!next || gateway->failures < next->failures))
+			next = gateway;
+	}
+	if (next)
+		try_gateway(cluster, next, now_ms);
+}
+
+static bool is_better(const struct sheep_gateway *gateway,
+		      const struct sheep_gateway *than)
+{
+	return !than || sheep_gateway_load(gateway) < sheep_gateway_load(than);
+}
+
+/* The least busy gateway that holds the object of @call, or NULL. */
+static struct sheep_gateway *choose_holder(struct sheep_cluster *cluster,
+					   const struct sheep_call *call, int64_t now_ms)
+{
+	uint16_t nodes[SHEEP_PLACES_MAX];
+	struct sheep_gateway *best = NULL;
+	size_t count;
+
+	if (!cluster->place || call->request.op != SHEEP_READ_OBJ)
+		return NULL;
+	count = sheep_place_find(cluster->place, call->request.object,
+				 call->copies ? call->copies : 1, nodes);
+	for (size_t i = 0; i < count; i++) {
+		struct sheep_gateway *gateway = cluster->node_gateways[nodes[i]];
+
+		if (!gateway || gateway == call->avoid)
+			continue;
+		if (gateway->state == SHEEP_IDLE && gateway->retry_ms <= now_ms &&
+		    count_open(cluster) < OPEN_MAX)
+			try_gateway(cluster, gateway, now_ms);
+		if (gateway->state == SHEEP_READY && !gateway->is_suspect &&
+		    is_better(gateway, best))
+			best = gateway;
+	}
+	return best;
+}
+
+static struct sheep_gateway *choose_gateway(struct sheep_cluster *cluster,
+					    const struct sheep_call *call, int64_t now_ms)
+{
+	struct sheep_gateway *best = choose_holder(cluster, call, now_ms);
+	struct sheep_gateway *last = NULL;
+
+	if (best)
+		return best;
+	for (size_t i = 0; i < cluster->gateways.count; i++) {
+		struct sheep_gateway *gateway = cluster->gateways.all[i];
+
+		if (gateway->state != SHEEP_READY)
+			continue;
+		if (gateway->is_suspect || gateway == call->avoid)
+			last = is_better(gateway, last) ? gateway : last;
+		else if (is_better(gateway, best))
+			best = gateway;
+	}
+	return best ? best : last;
+}
+
+/* Send @call, if there is anyone to send it to.  Returns whether it was. */
+static bool send_call(struct sheep_cluster *cluster, struct sheep_call *call,
+		      int64_t now_ms)
+{
+	struct sheep_gateway *gateway = choose_gateway(cluster, call, now_ms);
+	size_t want = CONNECTIONS / (count_open(cluster) + !gateway);
+	struct sheep_conn *conn;
+
+	if (!gateway)
+		return false;
+	conn = sheep_gateway_pick(gateway, want ? want : 1, now_ms);
+	if (!conn || !sheep_conn_send(conn, call, ++cluster->last_id, now_ms))
+		return false;
+	cluster->sent++;
+	return true;
+}
+
+/* Send what is pending.  Returns when the next one may be sent, INT64_MAX if none waits.
+ */
+static int64_t send_pending(struct sheep_cluster *cluster, int64_t now_ms)
+{
+	struct sheep_calls pending = cluster->pending;
+	int64_t next_ms = INT64_MAX;
+	struct sheep_call *call;
+
+	if (!pending.first)
+		return next_ms;
+	sheep_calls_init(&cluster->pending);
+	while ((call = sheep_calls_take(&pending))) {
+		if (call->not_before_ms <= now_ms && send_call(cluster, call, now_ms))
+			continue;
+		if (call->not_before_ms > now_ms && call->not_before_ms < next_ms)
+			next_ms = call->not_before_ms;
+		sheep_calls_put(&cluster->pending, call);
+	}
+	return next_ms;
+}
+
+static void send_proof(struct sheep_cluster *cluster, struct sheep_gateway *gateway,
+		       int64_t now_ms)
+{
+	struct sheep_conn *conn = gateway->conns[0];
+
+	if (gateway->state == SHEEP_PROVING && conn->fd >= 0 && !conn->connecting &&
+	    conn->count == 0 && !conn->in_answer &&
+	    gateway->proof.not_before_ms <= now_ms)
+		sheep_conn_send(conn, &gateway->proof, ++cluster->last_id, now_ms);
+}
+
+static void flush_gateway(struct sheep_cluster *cluster, struct sheep_gateway *gateway,
+			  int64_t now_ms)
+{
+	for (size_t i = 0; i < SHEEP_GATEWAY_CONNS; i++) {
+		struct sheep_conn *conn = gateway->conns[i];
+		int error = 0;
+
+		if (conn && conn->fd >= 0 && !conn->connecting && conn->out_used > 0)
+			error = sheep_conn_flush(conn);
+		if (error < 0) {
+			sheep_route_fail(cluster, gateway, error, now_ms);
+			return;
+		}
+	}
+}
+
+int64_t sheep_route_send(struct sheep_cluster *cluster, int64_t now_ms)
+{
+	int64_t next_ms = send_pending(cluster, now_ms);
+
+	for (size_t i = 0; i < cluster->gateways.count; i++) {
+		if (sheep_gateway_is_open(cluster->gateways.all[i]))
+			send_proof(cluster, cluster->gateways.all[i], now_ms);
+		flush_gateway(cluster, cluster->gateways.all[i], now_ms);
+	}
+	return next_ms;
+}
+
+/* Whether there is another gateway than @gateway to ask now. */
+static bool has_other(const struct sheep_cluster *cluster,
+		      const struct sheep_gateway *gateway)
+{
+	for (size_t i = 0; i < cluster->gateways.count; i++) {
+		const struct sheep_gateway *other = cluster->gateways.all[i];
+
+		if (other != gateway && other->state == SHEEP_READY && !other->is_suspect)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Have @entry asked elsewhere, if it is still wanted and is not just waiting its turn on
+ * a slow connection: nothing came for long, or what was asked long after it.
+ */
+static void move_if_stuck(struct sheep_cluster *cluster, struct sheep_gateway *gateway,
+			  const struct sheep_conn *conn, struct sheep_entry *entry,
+			  int64_t now_ms)
+{
+	unsigned moves = entry->call ? entry->call->moves : 0;
+	int64_t limit_ms = cluster->hedge_ms << (moves < 4 ? moves : 4);
+	int64_t since_ms =
+		conn->heard_ms > entry->sent_ms ? conn->heard_ms : entry->sent_ms;
+
+	if (now_ms - since_ms > limit_ms || conn->answered_ms - entry->sent_ms > limit_ms)
+		move_away(cluster, gateway, entry);
+}
+
+/* See to it that what @conn has not answered for long is asked elsewhere. */
+static void check_conn(struct sheep_cluster *cluster, struct sheep_gateway *gateway,
+		       struct sheep_conn *conn, int64_t now_ms)
+{
+	int64_t oldest_ms = sheep_conn_oldest_ms(conn);
+	int64_t silent_ms =
+		now_ms - (oldest_ms > conn->heard_ms ? oldest_ms : conn->heard_ms);
+
+	if (oldest_ms < INT64_MAX && silent_ms > cluster->hedge_ms) {
+		if (!gateway->is_suspect)
+			sheep_cluster_note(cluster, STORE_UNAVAILABLE, "%s: no answer",
+					   gateway->text);
+		gateway->is_suspect = true;
+	}
+	if (!has_other(cluster, gateway))
+		return;
+	if (oldest_ms < INT64_MAX && silent_ms > cluster->patience_ms) {
+		sheep_route_fail(cluster, gateway, -ETIMEDOUT, now_ms);
+		return;
+	}
+	for (size_t i = 0; i < conn->count; i++)
+		move_if_stuck(cluster, gateway, conn, &conn->entries[i], now_ms);
+	if (conn->in_answer)
+		move_if_stuck(cluster, gateway, conn, &conn->current, now_ms);
+}
+
+void sheep_route_check(struct sheep_cluster *cluster, int64_t now_ms)
+{
+	for (size_t i = 0; i < cluster->gateways.count; i++) {
+		struct sheep_gateway *gateway = cluster->gateways.all[i];
+		int64_t limit_ms = cluster->patience_ms / 2;
+
+		if (gateway->state == SHEEP_PROVING &&
+		    now_ms - gateway->tried_ms > limit_ms) {
+			sheep_route_fail(cluster, gateway, -ETIMEDOUT, now_ms);
+			continue;
+		}
+		for (size_t j = 0; j < SHEEP_GATEWAY_CONNS; j++) {
+			struct sheep_conn *conn = gateway->conns[j];
+
+			if (gateway->state == SHEEP_READY && conn && conn->fd >= 0 &&
+			    !conn->connecting)
+				check_conn(cluster, gateway, conn, now_ms);
+		}
+	}
+}
+
+void sheep_cluster_learn(struct sheep_cluster *cluster, const struct sheep_call *call)
+{
+	uint32_t count = call->answer.nodes;
+	struct sheep_node *nodes = calloc(count ? count : 1, sizeof(*nodes));
+	struct sheep_gateway **gateways = calloc(count ? count : 1, sizeof(*gateways));
+	struct sheep_place *place = NULL;
+	bool is_known = nodes && gateways && call->answer.result == SHEEP_SUCCESS;
+
+	for (uint32_t i = 0; is_known && i < count; i++) {
+		is_known =
+			sheep_node_decode(call->buffer, &call->answer, i, &nodes[i]) == 0;
+		if (is_known)
+			gateways[i] =
+				sheep_gateways_of_node(&cluster->gateways, &nodes[i]);
+	}
+	if (is_known && sheep_place_new(nodes, count, &place) == 0) {
+		sheep_place_free(cluster->place);
+		cluster->place = place;
+		free(cluster->node_gateways);
+		cluster->node_gateways = gateways;
+		gateways = NULL;
+	}
+	free(gateways);
+	free(nodes);
+}
+
+void sheep_cluster_spread(struct sheep_cluster *cluster)
+{
+	int64_t now_ms = sheep_now_ms();
+
+	for (size_t i = 0; i < cluster->gateways.count; i++) {
+		struct sheep_gateway *gateway = cluster->gateways.all[i];
+
+		if (gateway->state == SHEEP_IDLE && gateway->retry_ms <= now_ms &&
+		    count_open(cluster) < OPEN_MAX)
+			try_gateway(cluster, gateway, now_ms);
+	}
+}
