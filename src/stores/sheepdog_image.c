@@ -339,22 +339,22 @@ static int open_image(struct sheep_image *image)
 int sheep_image_open(const char *uri_text, const char *id, struct sheep_image **ret_image)
 {
 	struct sheep_image *image = calloc(1, sizeof(*image));
-	const char *problem = "that is no identity of a VDI";
-	int error = -EINVAL, status;
+	const char *problem = strerror(ENOMEM);
+	int error = -ENOMEM, status;
 
-	if (!image) {
-		store_error("out of memory");
-		return STORE_IO;
-	}
-	if (sheep_id_parse(id, &image->id))
+	if (image)
 		error = sheep_uri_init(&image->uri, uri_text, &problem);
 	if (error < 0) {
-		store_error("%s: %s", error == -EINVAL ? uri_text : id,
-			    error == -ENOMEM ? strerror(ENOMEM) : problem);
+		store_error("%s: %s", uri_text, problem);
 		free(image);
 		return error == -ENOMEM ? STORE_IO : STORE_USAGE;
 	}
-	status = open_image(image);
+	if (sheep_id_parse(id, &image->id)) {
+		status = open_image(image);
+	} else {
+		store_error("%s: there is no such VDI", id);
+		status = STORE_GONE;
+	}
 	if (status == STORE_OK)
 		*ret_image = image;
 	else
