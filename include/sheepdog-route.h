@@ -38,6 +38,7 @@ struct sheep_cluster {
 
 	char trouble[256];
 	int trouble_status;
+	int64_t said_ms; /* when somebody answered with trouble last */
 };
 
 void sheep_calls_init(struct sheep_calls *calls);

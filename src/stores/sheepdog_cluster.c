@@ -36,6 +36,7 @@ void sheep_cluster_note(struct sheep_cluster *cluster, int status, const char *f
 	vsnprintf(cluster->trouble, sizeof(cluster->trouble), format, arguments);
 	va_end(arguments);
 	cluster->trouble_status = status;
+	cluster->said_ms = sheep_now_ms();
 }
 
 const char *sheep_cluster_trouble(const struct sheep_cluster *cluster, int *ret_status)
@@ -78,8 +79,9 @@ int sheep_cluster_new(const struct sheep_uri *uri, const struct sheep_proof *pro
 		sheep_cluster_free(cluster);
 		return -ENOMEM;
 	}
-	sheep_cluster_note(cluster, STORE_UNAVAILABLE, "%s",
-			   unknown ? problem : "no gateway answers");
+	snprintf(cluster->trouble, sizeof(cluster->trouble), "%s",
+		 unknown ? problem : "no gateway answers");
+	cluster->trouble_status = STORE_UNAVAILABLE;
 	sheep_cluster_progress(cluster);
 	*ret_cluster = cluster;
 	return cluster->gateways.count == 0 ? -EHOSTUNREACH : 0;

@@ -42,6 +42,8 @@ struct sheep_image {
 	struct sheep_proof proof;
 	struct sheep_cluster *cluster;
 	struct sheep_inode inode;
+	struct sheep_call nodes_call;
+	uint8_t *nodes; /* its buffer; NULL when it is done */
 	bool is_open;
 	bool is_gone;
 	bool is_bad;
@@ -294,27 +296,23 @@ static void nodes_done(struct sheep_call *call)
 	struct sheep_image *image = call->owner;
 
 	sheep_cluster_learn(image->cluster, call);
-	free(call->buffer);
-	free(call);
+	free(image->nodes);
+	image->nodes = NULL;
 }
 
 static void ask_nodes(struct sheep_image *image)
 {
-	struct sheep_call *call = calloc(1, sizeof(*call));
-	void *buffer = malloc(SHEEP_NODE_LIST_BYTES);
-
-	if (!call || !buffer) {
-		free(call);
-		free(buffer);
-		return;
-	}
-	call->request.op = SHEEP_GET_NODE_LIST;
-	call->request.length = SHEEP_NODE_LIST_BYTES;
-	call->buffer = buffer;
-	call->whole = true;
-	call->done = nodes_done;
-	call->owner = image;
-	sheep_cluster_call(image->cluster, call);
+	image->nodes = malloc(SHEEP_NODE_LIST_BYTES);
+	if (!image->nodes)
+		return; /* it goes without */
+	image->nodes_call = (struct sheep_call){
+		.request = {.op = SHEEP_GET_NODE_LIST, .length = SHEEP_NODE_LIST_BYTES},
+		.buffer = image->nodes,
+		.whole = true,
+		.done = nodes_done,
+		.owner = image,
+	};
+	sheep_cluster_call(image->cluster, &image->nodes_call);
 }
 
 static int open_image(struct sheep_image *image)
@@ -368,6 +366,7 @@ void sheep_image_close(struct sheep_image *image)
 		return;
 	sheep_cluster_free(image->cluster);
 	sheep_uri_fini(&image->uri);
+	free(image->nodes);
 	free(image->owners);
 	free(image->root);
 	free(image->leaf);

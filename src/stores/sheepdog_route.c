@@ -3,6 +3,7 @@
  * sheepdog-route - which gateway is asked, and when another one.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -77,15 +78,28 @@ void sheep_route_close(struct sheep_cluster *cluster, struct sheep_gateway *gate
 	gateway->is_suspect = false;
 }
 
+/* @gateway failed with @error.  What somebody said meanwhile is told rather than that. */
+static void note(struct sheep_cluster *cluster, const struct sheep_gateway *gateway,
+		 int error)
+{
+	if (cluster->said_ms > 0 && cluster->said_ms >= cluster->since_ms)
+		return;
+	snprintf(cluster->trouble, sizeof(cluster->trouble), "%s: %s", gateway->text,
+		 error == -ETIMEDOUT ? "no answer" : strerror(-error));
+	cluster->trouble_status = STORE_UNAVAILABLE;
+}
+
 void sheep_route_fail(struct sheep_cluster *cluster, struct sheep_gateway *gateway,
 		      int error, int64_t now_ms)
 {
 	int64_t pause_ms = PAUSE_MS << (gateway->failures < 5 ? gateway->failures : 5);
 
-	if (gateway->is_named || gateway->state == SHEEP_READY)
-		sheep_cluster_note(cluster, STORE_UNAVAILABLE, "%s: %s", gateway->text,
-				   error == -EPROTO ? "what answers there is no sheepdog"
-						    : strerror(-error));
+	if (error == -EPROTO)
+		sheep_cluster_note(cluster, STORE_UNAVAILABLE,
+				   "%s: what answers there is no sheepdog",
+				   gateway->text);
+	else if (gateway->is_named || gateway->state == SHEEP_READY)
+		note(cluster, gateway, error);
 	sheep_route_close(cluster, gateway);
 	gateway->failures++;
 	/* There is no hurry about those that nobody named. */
@@ -321,19 +335,22 @@ static void check_conn(struct sheep_cluster *cluster, struct sheep_gateway *gate
 	int64_t oldest_ms = sheep_conn_oldest_ms(conn);
 	int64_t silent_ms =
 		now_ms - (oldest_ms > conn->heard_ms ? oldest_ms : conn->heard_ms);
+	bool is_alone;
 
 	if (oldest_ms < INT64_MAX && silent_ms > cluster->hedge_ms) {
 		if (!gateway->is_suspect)
-			sheep_cluster_note(cluster, STORE_UNAVAILABLE, "%s: no answer",
-					   gateway->text);
+			note(cluster, gateway, -ETIMEDOUT);
 		gateway->is_suspect = true;
 	}
-	if (!has_other(cluster, gateway))
-		return;
-	if (oldest_ms < INT64_MAX && silent_ms > cluster->patience_ms) {
+	is_alone = !has_other(cluster, gateway);
+	/* Without another one, all that is left to try is another connection. */
+	if (oldest_ms < INT64_MAX &&
+	    silent_ms > (is_alone ? 2 * cluster->hedge_ms : cluster->patience_ms)) {
 		sheep_route_fail(cluster, gateway, -ETIMEDOUT, now_ms);
 		return;
 	}
+	if (is_alone)
+		return;
 	for (size_t i = 0; i < conn->count; i++)
 		move_if_stuck(cluster, gateway, conn, &conn->entries[i], now_ms);
 	if (conn->in_answer)
