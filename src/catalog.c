@@ -230,7 +230,8 @@ int catalog_new(const struct store *store, uint64_t ttl_ms, struct catalog **ret
 	if (!ret) {
 		catalog->ending = false;
 		ret = start(catalog);
-		catalog->ending = ret < 0;
+		if (ret < 0)
+			catalog->ending = true;
 	}
 	if (ret < 0) {
 		log_line(LOG_ERR, "%s: %s", store->uri, text ? text : strerror(-ret));

@@ -381,7 +381,7 @@ void handle_read(struct handle *handle, struct read *read)
 	answered = answer_locked(handle, read);
 	if (!answered) {
 		is_hole = is_hole_locked(handle, read);
-		err = refusal_locked(handle);
+		err = is_hole ? 0 : refusal_locked(handle);
 		hole.iov_len = read->size;
 	}
 	if (!answered && !is_hole && !err) {

@@ -131,9 +131,12 @@ void stream_answer(struct stream *stream, struct read *read)
 /* The end of the last read that waits, or where the reading has come to. */
 static uint64_t wanted_end(const struct stream *stream)
 {
-	const struct read *last = TAILQ_LAST(&stream->parked, reads);
+	uint64_t end = stream->position;
+	const struct read *read;
 
-	return last ? MAX(end_of(last), stream->position) : stream->position;
+	for (read = TAILQ_FIRST(&stream->parked); read; read = TAILQ_NEXT(read, link))
+		end = MAX(end, end_of(read));
+	return end;
 }
 
 bool stream_reaches(const struct stream *stream, const struct read *read)
@@ -223,12 +226,14 @@ uint64_t stream_position(const struct stream *stream)
 
 /* ---- the threads ---- */
 
-/* The first read that waits, if its bytes are there; the others lie behind it. */
+/* The first of the reads that wait whose bytes are there, or NULL. */
 static struct read *answerable(const struct stream *stream)
 {
-	struct read *first = TAILQ_FIRST(&stream->parked);
+	struct read *read = TAILQ_FIRST(&stream->parked);
 
-	return first && stream_has(stream, first) ? first : NULL;
+	while (read && !stream_has(stream, read))
+		read = TAILQ_NEXT(read, link);
+	return read;
 }
 
 /* Answer a read whose bytes are there.  Returns whether there was one. */
@@ -272,9 +277,7 @@ static uint64_t needed_from(const struct stream *stream)
 /* Whether somebody waits for bytes that are not there yet. */
 static bool is_waited_for(const struct stream *stream)
 {
-	const struct read *last = TAILQ_LAST(&stream->parked, reads);
-
-	return last && end_of(last) > stream->ring.head;
+	return !TAILQ_EMPTY(&stream->parked) && wanted_end(stream) > stream->ring.head;
 }
 
 /* Drop what nobody needs, so that there is room.  Returns the room. */
