@@ -16,8 +16,9 @@ build=$source/build-quickstart
 packages="gcc libc6-dev meson ninja-build pkg-config libfuse3-dev libjansson-dev fuse3 qemu-utils"
 folder=
 
+# A headline.
 say() {
-	printf '\n\033[1m%s\033[0m\n' "$*"
+	printf "\n== %s\n" "$*"
 }
 
 # Show a command as one would type it, then run it.
@@ -132,5 +133,5 @@ compare_rates
 say "Unmounting"
 run umount mnt 2>/dev/null || run fusermount3 -u mnt
 clean_up
-say "Done. To mount images of your own: 
-$build/root/bin/imagefs FOLDER MOUNTPOINT"
+say "Done. To mount images of your own:"
+echo "$build/root/bin/imagefs FOLDER MOUNTPOINT"
