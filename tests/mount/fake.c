@@ -11,7 +11,8 @@
  * its FOLDER/log           what was called: "PID list", "PID read ID", "PID ask ID OFFSET
  *                        LENGTH", "PID end ID" (of input), "PID exit STATUS"
  *
- * In file names, bytes of an ID other than a-z, A-Z, 0-9, '.', '_', '-' are written %XX.
+ * In file names, bytes of an ID other than a-z, A-Z, 0-9, '.', '_', '-' are written %XX,
+ * and what is behind the first 200 of that is left out.
  *
  * The 64-bit word W of an image's block B, of 64 KiB, is mix(W + 1) ^ mix(key ^ mix(B)),
  * in little endian, where key is the FNV-1a hash of the ID and mix that of splitmix64: no
@@ -30,6 +31,7 @@
 #include "fault.h"
 #include "serve.h"
 
+#define ID_MAX 200 /* of an ID in the name of a file */
 #define BLOCK 65536
 #define BLOCKS 4 /* in one write */
 #define PIECE (BLOCKS * BLOCK)
@@ -74,16 +76,20 @@ static const char *path_of(const char *kind, const char *id)
 {
 	static char path[PATH_MAX];
 	size_t used = snprintf(path, sizeof(path), "%s/%s/", folder, kind);
+	size_t end = used + ID_MAX;
 
+	assert(end + 4 < sizeof(path));
 	for (; id && *id; id++) {
 		int plain = (*id >= 'a' && *id <= 'z') || (*id >= 'A' && *id <= 'Z') ||
 			    (*id >= '0' && *id <= '9') || strchr("._-", *id);
 
-		if (used + 4 > sizeof(path))
+		if (used >= end)
 			break;
 		used += snprintf(path + used, 4, plain ? "%c" : "%%%02X",
 				 (unsigned char)*id);
 	}
+	if (used > end)
+		path[end] = '\0';
 	return path;
 }
 

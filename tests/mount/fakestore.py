@@ -7,6 +7,7 @@ import re
 import struct
 
 BLOCK = 65536
+NAME_MAX = 200  # of an id in the name of a file
 MASK = (1 << 64) - 1
 
 
@@ -39,7 +40,8 @@ def quote(text):
 
 
 def file_name(id):
-    return "".join(c if re.match(r"[A-Za-z0-9._-]", c) else "%%%02X" % ord(c) for c in id)
+    quoted = "".join(c if re.match(r"[A-Za-z0-9._-]", c) else "%%%02X" % ord(c) for c in id)
+    return quoted[:NAME_MAX]
 
 
 class Image:
@@ -101,7 +103,7 @@ class FakeStore:
     def image(self, name, size, id=None, extents=None, publish=True, **keys):
         """An image, listed from the next listing on unless @publish is false; a second one
         of the same name and id takes the place of the first."""
-        image = Image(name, size, id or "id-%s" % name, extents, keys)
+        image = Image(name, size, id or "id-" + file_name(os.fsdecode(name)), extents, keys)
         (self.folder / "sizes" / file_name(image.id)).write_text("%d\n" % size)
         if extents is not None:
             self.write("extents/" + file_name(image.id), "".join("%d %d\n" % e for e in extents))
