@@ -74,6 +74,13 @@ int asks_next(struct asks *asks, struct ask *ret_ask);
 int store_serve(int (*answer)(void *context, const struct ask *ask), void *context);
 
 /*
+ * The same, but @answer may keep bytes back until @flush, which is called when no further
+ * ask has come, before more are waited for, and at the end of input.
+ */
+int store_serve_batches(int (*answer)(void *context, const struct ask *ask),
+			int (*flush)(void *context), void *context);
+
+/*
  * Write all of @data to @fd, which may block or not.  Returns 0 or a negative errno
  * (-EPIPE: nobody reads any more).
  */

@@ -31,6 +31,8 @@
 
 #include "serve.h"
 
+#define SHORT_BYTES ((size_t)16 << 10) /* answers up to that are sent together */
+#define KEPT_BYTES ((size_t)64 << 10)
 #define CHUNK_BYTES ((size_t)1 << 20) /* looked at the file's times after so many */
 
 /* One open image. */
@@ -41,6 +43,8 @@ struct image {
 	struct stat stat;
 	bool copy; /* splice(2) does not do here */
 	char *buffer; /* of CHUNK_BYTES, once needed */
+	size_t kept; /* short answers in @kept_bytes, to be sent with more */
+	char kept_bytes[KEPT_BYTES];
 };
 
 /* The exit status that tells the daemon of @error. */
@@ -353,6 +357,52 @@ static ssize_t send_some(struct image *image, uint64_t offset, size_t length)
 	return send_copied(image, offset, length);
 }
 
+/* Send the short answers, which are known to be of the right version then. */
+static int dir_flush(void *context)
+{
+	struct image *image = context;
+	int status, error;
+
+	if (image->kept == 0)
+		return STORE_OK;
+	status = check_version(image);
+	if (status != STORE_OK)
+		return status;
+	error = write_all(STDOUT_FILENO, image->kept_bytes, image->kept);
+	image->kept = 0;
+	if (error == 0 || error == -EPIPE)
+		return STORE_OK;
+	store_error("cannot send %s: %s", image->name, strerror(-error));
+	return status_of(-error);
+}
+
+/* Keep the answer to a short ask, to be sent with others. */
+static int keep(struct image *image, const struct ask *ask)
+{
+	size_t done = 0;
+
+	while (done < ask->length) {
+		ssize_t count = pread(image->fd, image->kept_bytes + image->kept + done,
+				      ask->length - done, ask->offset + done);
+
+		if (count < 0 && errno == EINTR)
+			continue;
+		if (count <= 0) {
+			int error = count < 0 ? errno : 0;
+
+			store_error("cannot read %s at %" PRIu64 ": %s", image->name,
+				    ask->offset + done,
+				    error ? strerror(error) : "it has become shorter");
+			if (error)
+				return status_of(error);
+			return check_version(image) == STORE_OK ? STORE_IO : STORE_GONE;
+		}
+		done += count;
+	}
+	image->kept += done;
+	return STORE_OK;
+}
+
 /* Answer one ask: in chunks, each of which is known to be of the right version. */
 static int dir_answer(void *context, const struct ask *ask)
 {
@@ -360,11 +410,18 @@ static int dir_answer(void *context, const struct ask *ask)
 	uint64_t offset = ask->offset;
 	uint64_t end = offset + ask->length;
 	uint64_t check_at = offset + CHUNK_BYTES;
+	int status = STORE_OK;
 
 	if (end > (uint64_t)image->stat.st_size) {
 		store_error("asked for bytes behind the end of %s", image->name);
 		return STORE_USAGE;
 	}
+	if (ask->length > SHORT_BYTES || ask->length > KEPT_BYTES - image->kept)
+		status = dir_flush(image);
+	if (status != STORE_OK)
+		return status;
+	if (ask->length <= SHORT_BYTES)
+		return keep(image, ask);
 	while (offset < end) {
 		uint64_t left = (end < check_at ? end : check_at) - offset;
 		ssize_t count = send_some(image, offset, left);
@@ -373,8 +430,7 @@ static int dir_answer(void *context, const struct ask *ask)
 			return status_of(-count);
 		offset += count;
 		if (count == 0 || (uint64_t)count == left) {
-			int status = check_version(image);
-
+			status = check_version(image);
 			if (status != STORE_OK)
 				return status;
 			check_at = offset + CHUNK_BYTES;
@@ -396,7 +452,7 @@ static int dir_read(const char *uri, const char *id)
 	if (status != STORE_OK)
 		return status;
 	pipe_enlarge(STDOUT_FILENO);
-	status = store_serve(dir_answer, &image);
+	status = store_serve_batches(dir_answer, dir_flush, &image);
 	if (status == STORE_OK)
 		status = check_version(&image);
 	close_image(&image);

@@ -223,15 +223,25 @@ int asks_next(struct asks *asks, struct ask *ret_ask)
 	}
 }
 
-int store_serve(int (*answer)(void *context, const struct ask *ask), void *context)
+/* Whether the next ask is there already, in whole. */
+static bool is_pending(const struct asks *asks)
+{
+	return memchr(asks->line + asks->taken, '\n', asks->used - asks->taken);
+}
+
+int store_serve_batches(int (*answer)(void *context, const struct ask *ask),
+			int (*flush)(void *context), void *context)
 {
 	struct asks asks = {.fd = STDIN_FILENO};
 	struct ask ask;
 
 	for (;;) {
-		int found = asks_next(&asks, &ask);
-		int status;
+		int status = is_pending(&asks) ? STORE_OK : flush(context);
+		int found;
 
+		if (status != STORE_OK || unread)
+			return status;
+		found = asks_next(&asks, &ask);
 		if (found == -EAGAIN)
 			found = wait_for(STDIN_FILENO, POLLIN);
 		else if (found == 0)
@@ -248,6 +258,17 @@ int store_serve(int (*answer)(void *context, const struct ask *ask), void *conte
 		if (status != STORE_OK || unread)
 			return status;
 	}
+}
+
+static int flush_nothing(void *context)
+{
+	(void)context;
+	return STORE_OK;
+}
+
+int store_serve(int (*answer)(void *context, const struct ask *ask), void *context)
+{
+	return store_serve_batches(answer, flush_nothing, context);
 }
 
 static void flush(void)
