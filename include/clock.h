@@ -9,8 +9,12 @@
 #include <stdint.h>
 
 #define NSEC_PER_MSEC 1000000
+#define NSEC_PER_USEC 1000
 
 uint64_t clock_ms(void);
+
+/* The same in microseconds, for what is measured. */
+uint64_t clock_us(void);
 
 /* Initialize @cond so that cond_wait_until() can be used on it.  Cannot fail. */
 void cond_init(pthread_cond_t *cond);

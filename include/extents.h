@@ -19,13 +19,16 @@ struct extents;
 /*
  * Ask the store for them, on the calling thread, which waits; @wake_fd (reader.h) ends
  * the wait.  A store that cannot tell has one run, the whole image.  The caller owns
- * *@ret_extents.  Returns 0, -ESTALE, -EACCES, -EIO (the image is told why), -ECANCELED
+ * a reference to *@ret_extents.  Returns 0, -ESTALE, -EACCES, -EIO (the image is told why), -ECANCELED
  * or -ENOMEM.
  */
 int extents_new(const struct store *store, struct image *image, int wake_fd,
 		struct extents **ret_extents);
 
-void extents_free(struct extents *extents);
+struct extents *extents_ref(struct extents *extents);
+
+/* NULL is taken. */
+void extents_unref(struct extents *extents);
 
 /*
  * The first data, or the first hole, from @offset on: the image's size if there is none.

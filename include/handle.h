@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * handle - one open file: it decides for each read which stream or lane answers it.
+ * handle - one open file.
  *
- * A read that a stream has is answered at once; one just ahead of a stream waits for it;
- * one that runs on from earlier reads, or is at the image's start, makes a stream; any
- * other goes to a lane.  No call waits for the store.
+ * It cuts reads to the image, and hands them to the pool that it has or shares.  No call
+ * waits for the store.
  */
 #ifndef IMAGEFS_HANDLE_H
 #define IMAGEFS_HANDLE_H
@@ -12,25 +11,11 @@
 #include <stdbool.h>
 
 #include "engine.h"
+#include "holes.h"
 #include "image.h"
 #include "read.h"
 
 struct handle;
-
-/*
- * Somebody who wants to know where data or a hole begins.  Embedded in what @done needs.
- */
-struct seek {
-	TAILQ_ENTRY(seek) link;
-	uint64_t offset;
-	bool hole; /* SEEK_HOLE, else SEEK_DATA */
-	atomic_bool given_up; /* as that of struct read */
-	/*
-	 * Called once, on any thread, no lock being held: with 0 and the offset (the
-	 * image's size if there is no such place), or a negative errno.  Frees @seek.
-	 */
-	void (*done)(struct seek *seek, int err, uint64_t offset);
-};
 
 /*
  * Open @image, of which a reference is kept; @engine is borrowed.  The caller owns
@@ -39,8 +24,8 @@ struct seek {
 int handle_new(struct engine *engine, struct image *image, struct handle **ret_handle);
 
 /*
- * Close it: its readers are killed, reads that still wait are answered with -EIO, and its
- * memory is freed when its last thread has ended.  Does not wait for that.
+ * Close it: if nobody shares its readers they are killed, and reads that still wait are
+ * answered with -EIO.  Does not wait.
  */
 void handle_close(struct handle *handle);
 
@@ -58,6 +43,9 @@ void handle_seek(struct handle *handle, struct seek *seek);
 
 /* The same as handle_cancel(). */
 bool handle_cancel_seek(struct handle *handle, struct seek *seek);
+
+/* Since when (clock.h) a read has waited, UINT64_MAX if none does. */
+uint64_t handle_waiting_since(struct handle *handle);
 
 struct image *handle_image(struct handle *handle);
 

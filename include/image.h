@@ -12,7 +12,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/queue.h>
 #include <time.h>
+
+struct stats;
 
 struct attribute {
 	char *key;
@@ -31,6 +34,9 @@ struct image {
 	struct attribute *attributes;
 	size_t attribute_count;
 	atomic_size_t refs;
+	LIST_ENTRY(image) link; /* the file system's, as the next */
+	uint64_t lookups; /* that the kernel remembers */
+	struct stats *_Atomic stats; /* from image_count() on; NULL: nobody opened it */
 	pthread_mutex_t lock; /* guards the rest */
 	char *error; /* what went wrong last, or NULL */
 };
@@ -48,6 +54,11 @@ bool image_equal(const struct image *a, const struct image *b);
 struct image *image_ref(struct image *image);
 void image_unref(struct image *image);
 void image_unrefp(struct image **image);
+
+/*
+ * Have the image's stats counted from now on.  Returns 0 or -ENOMEM, when they are not.
+ */
+int image_count(struct image *image);
 
 /* Remember and log what went wrong with the image; any bytes, made printable. */
 void image_set_error(struct image *image, const char *format, ...)

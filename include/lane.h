@@ -39,12 +39,29 @@ bool lane_is_open(const struct lane *lane);
 size_t lane_load(const struct lane *lane);
 
 /*
- * Have the lane's thread answer the read.  Returns 0, or -ENOMEM: it is not taken then.
+ * Have the lane's thread answer the read.  The program may get to know of it only at
+ * lane_flush().  Returns 0, or -ENOMEM: it is not taken then.
  */
 int lane_park(struct lane *lane, struct read *read);
+void lane_flush(struct lane *lane);
+
+/*
+ * Have the calling thread, instead of the lane's, take what comes, by calling this again
+ * and again, until lane_unattend().  That saves waking the other where answers come
+ * sooner than that takes.  Does not wait, but replies to reads, dropping the lock.
+ * Returns how many.
+ */
+size_t lane_attend(struct lane *lane);
+void lane_unattend(struct lane *lane);
 
 /* Take back a read that waits; returns whether it did. */
 bool lane_unpark(struct lane *lane, const struct read *read);
+
+/* The final error if the version was found to be lost (source_is_lost()), else 0. */
+int lane_lost(const struct lane *lane);
+
+/* Since when (clock.h) a read waits for it, UINT64_MAX if none does. */
+uint64_t lane_waiting_since(const struct lane *lane);
 
 /* When (clock.h) it last came upon the stall limit, 0 if never. */
 uint64_t lane_stalled_ms(const struct lane *lane);

@@ -21,6 +21,8 @@ struct options {
 	bool json;
 	bool allow_other;
 	bool default_permissions;
+	bool direct_io;
+	bool immutable;
 	bool ro, rw, dev, suid; /* taken from mount(8), without effect */
 	char *fsname; /* NULL: the store's URI */
 	char *store_path; /* folders, absolute, separated by ':'; NULL: none */
@@ -28,7 +30,7 @@ struct options {
 	uint64_t uid, gid; /* UINT64_MAX: those of who mounts */
 	uint64_t mode; /* of images */
 	uint64_t readahead, ring, memory; /* bytes; readahead 0: leave it as it is */
-	uint64_t stall_ms, ttl_ms;
+	uint64_t stall_ms, ttl_ms, idle_ms;
 };
 
 /*

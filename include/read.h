@@ -18,6 +18,7 @@ struct read {
 	TAILQ_ENTRY(read) link;
 	uint64_t offset;
 	size_t size; /* bytes, not beyond the image's end once a handle has it */
+	uint64_t parked_ms; /* when it began to wait (clock.h) */
 	atomic_bool given_up; /* set before handle_cancel(): it is not to begin waiting */
 	/*
 	 * Called exactly once, on any thread, no lock being held: with @err 0 and all of

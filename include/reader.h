@@ -29,9 +29,11 @@ int reader_new(const struct store *store, const char *call, const char *id, int 
 void reader_free(struct reader *reader);
 
 /*
- * Ask for @length bytes from @offset.  Returns 0 or a negative errno (-EPIPE: it ended).
+ * Ask for @length bytes from @offset; it is sent when there is enough of it, or by
+ * reader_flush().  That the program does not take it, having ended, is found by reading.
  */
-int reader_ask(struct reader *reader, uint64_t offset, uint64_t length);
+void reader_ask(struct reader *reader, uint64_t offset, uint64_t length);
+void reader_flush(struct reader *reader);
 
 /* Tell it that there is nothing more to ask. */
 void reader_end_asks(struct reader *reader);
@@ -48,6 +50,12 @@ ssize_t reader_read(struct reader *reader, void *data, size_t size, uint64_t dea
 struct iovec;
 ssize_t reader_readv(struct reader *reader, const struct iovec *iov, int count,
 		     uint64_t deadline_ms);
+
+/*
+ * Wait until reader_read() would not block, as it does.  Returns 0, -ETIMEDOUT,
+ * -ECANCELED, or another negative errno.
+ */
+int reader_wait(struct reader *reader, uint64_t deadline_ms);
 
 /*
  * Wait for its end, until @deadline_ms, after reader_read() gave 0.  Returns the exit

@@ -16,16 +16,22 @@
 
 struct ring {
 	unsigned char *data;
-	size_t size; /* bytes, a power of two */
+	size_t size; /* bytes, a multiple of 4096 */
 	uint64_t kept; /* image offset of the oldest byte that is held */
 	uint64_t head; /* image offset behind the newest */
 };
 
 /*
- * Make a ring of @size bytes, a power of two, empty at image offset @start.  Returns 0,
+ * Make a ring of @size bytes, a multiple of 4096, empty at image offset @start.  Returns 0,
  * -EINVAL (size) or -ENOMEM.
  */
 int ring_init(struct ring *ring, size_t size, uint64_t start);
+
+/*
+ * Make it a ring of @size bytes, which keeps the newest of what is held.  No byte may be
+ * in use.  Returns as ring_init(); the ring is as it was then.
+ */
+int ring_resize(struct ring *ring, size_t size);
 
 /* Give the memory back.  A ring of zeros is taken. */
 void ring_fini(struct ring *ring);

@@ -7,6 +7,7 @@
 #ifndef IMAGEFS_STORE_PROGRAM_H
 #define IMAGEFS_STORE_PROGRAM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -17,6 +18,7 @@ struct store {
 	char *scheme;
 	char *program; /* path of imagefs-store-SCHEME */
 	uint64_t stall_ms;
+	bool immutable; /* every image is taken for immutable, whatever the list says */
 	struct warden *warden; /* borrowed */
 };
 

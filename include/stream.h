@@ -22,11 +22,25 @@
 struct stream;
 
 /*
- * Make a stream of @image that begins at @start.  @engine, @image and @lock are borrowed
- * and outlive it.  The caller owns *@ret_stream.  Returns 0 or a negative errno.
+ * Those who read the same image side by side; called with the lock held.  @held_from
+ * gives the least offset in [@kept, @needed) from which one of them is about to read on,
+ * and in *@ret_until_ms (clock.h) until when that is to be believed; or UINT64_MAX and 0.
+ * @outcome is told that the stream has failed or was confirmed, before any read is.
+ */
+struct stream_crowd {
+	uint64_t (*held_from)(void *context, uint64_t kept, uint64_t needed,
+			      uint64_t *ret_until_ms);
+	void (*outcome)(void *context, const struct stream *stream);
+	void *context;
+};
+
+/*
+ * Make a stream of @image that begins at @start.  @engine, @image, @lock and the context
+ * of @crowd are borrowed and outlive it.  The caller owns *@ret_stream.  Returns 0 or a negative errno.
  */
 int stream_new(struct engine *engine, struct image *image, uint64_t start,
-	       pthread_mutex_t *lock, struct stream **ret_stream);
+	       pthread_mutex_t *lock, const struct stream_crowd *crowd,
+	       struct stream **ret_stream);
 
 /*
  * Be the stream's thread, until it was told to end, was idle for the engine's limit, or
@@ -57,8 +71,11 @@ void stream_park(struct stream *stream, struct read *read);
 /* Take back a read that waits; returns whether it did. */
 bool stream_unpark(struct stream *stream, const struct read *read);
 
-/* From now on, do not ask for what @extents, borrowed, says is zeros.  Set once. */
-void stream_set_extents(struct stream *stream, const struct extents *extents);
+/* From now on, do not ask for what @extents, of which a reference is kept, says is zeros. */
+void stream_set_extents(struct stream *stream, struct extents *extents);
+
+/* Have the thread look again at who holds it up. */
+void stream_look(struct stream *stream);
 
 /* End the thread as soon as possible; reads that still wait are answered with @err. */
 void stream_end(struct stream *stream, int err);
@@ -68,6 +85,16 @@ bool stream_ended(const struct stream *stream);
 
 /* The final error that ended it, negative, or 0. */
 int stream_error(const struct stream *stream);
+
+/* Whether the version was found to be lost (source_is_lost()). */
+bool stream_is_lost(const struct stream *stream);
+
+/* Whether the program has confirmed all up to the image's end, or failed to, finally. */
+bool stream_is_confirmed(const struct stream *stream);
+bool stream_is_unconfirmed(const struct stream *stream);
+
+/* Since when (clock.h) a read waits for it, UINT64_MAX if none does. */
+uint64_t stream_waiting_since(const struct stream *stream);
 
 /* Whether nobody waits for it, and since when (clock.h), to choose one to end. */
 bool stream_unused(const struct stream *stream, uint64_t *ret_since_ms);

@@ -6,6 +6,7 @@
 #include "clock.h"
 
 #define MSEC_PER_SEC 1000
+#define USEC_PER_SEC 1000000
 #define LONGEST_MS (3600 * MSEC_PER_SEC)
 
 uint64_t clock_ms(void)
@@ -15,6 +16,15 @@ uint64_t clock_ms(void)
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (uint64_t)now.tv_sec * MSEC_PER_SEC +
 	       (uint64_t)now.tv_nsec / NSEC_PER_MSEC;
+}
+
+uint64_t clock_us(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * USEC_PER_SEC +
+	       (uint64_t)now.tv_nsec / NSEC_PER_USEC;
 }
 
 void cond_init(pthread_cond_t *cond)

@@ -8,7 +8,13 @@
 
 #define RING_SIZE (4u << 20) /* measured: larger ones leave the processor's cache */
 #define MEMORY_LIMIT (256u << 20)
+#define RING_PARTS 7
+#define RING_PARTS_ALL 8
 #define IDLE_MS 10000
+#define SKIP_UNKNOWN (16u << 20) /* before anything was measured */
+#define SKIP_MIN (1u << 20)
+#define SKIP_MOST (64u << 20)
+#define OLD_PARTS 7 /* of 8, that what was measured before counts */
 
 void engine_init(struct engine *engine, const struct store *store)
 {
@@ -18,6 +24,8 @@ void engine_init(struct engine *engine, const struct store *store)
 		.memory_limit = MEMORY_LIMIT,
 		.idle_ms = IDLE_MS,
 	};
+	LIST_INIT(&engine->pools);
+	pthread_mutex_init(&engine->pools_lock, NULL);
 	pthread_mutex_init(&engine->lock, NULL);
 	cond_init(&engine->no_threads);
 }
@@ -26,26 +34,66 @@ void engine_fini(struct engine *engine)
 {
 	pthread_cond_destroy(&engine->no_threads);
 	pthread_mutex_destroy(&engine->lock);
+	pthread_mutex_destroy(&engine->pools_lock);
 }
 
-size_t engine_take_memory(struct engine *engine)
+size_t engine_fair_ring(const struct engine *engine)
 {
-	size_t size = engine->ring_size;
+	/* A part is left: not every ring is fitted at once, nor to the byte. */
+	uint64_t fair = engine->memory_limit / RING_PARTS_ALL * RING_PARTS /
+			MAX(engine->streams, (size_t)1);
 
-	pthread_mutex_lock(&engine->lock);
-	while (size > ENGINE_RING_MIN &&
-	       engine->memory_used + size > engine->memory_limit)
-		size /= 2;
+	fair = MIN(fair, (uint64_t)engine->ring_size);
+	return MAX((size_t)fair & ~(size_t)(ENGINE_RING_UNIT - 1),
+		   (size_t)ENGINE_RING_MIN);
+}
+
+size_t engine_stream_begins(struct engine *engine)
+{
+	size_t size;
+
+	engine->streams++;
+	size = engine_fair_ring(engine);
 	engine->memory_used += size;
-	pthread_mutex_unlock(&engine->lock);
 	return size;
 }
 
-void engine_give_back(struct engine *engine, size_t size)
+void engine_stream_ends(struct engine *engine, size_t ring_size)
 {
-	pthread_mutex_lock(&engine->lock);
-	engine->memory_used -= size;
-	pthread_mutex_unlock(&engine->lock);
+	engine->streams--;
+	engine->memory_used -= ring_size;
+}
+
+void engine_ring_changes(struct engine *engine, size_t from, size_t to)
+{
+	engine->memory_used += to - from;
+}
+
+/* A race loses a measurement, which does not matter. */
+static void average(atomic_uint_least64_t *value, uint64_t measured)
+{
+	uint64_t old = *value;
+
+	*value = old ? (OLD_PARTS * old + measured) / (OLD_PARTS + 1) : measured;
+}
+
+void engine_note_start(struct engine *engine, uint64_t start_us)
+{
+	average(&engine->start_us, MAX(start_us, (uint64_t)1));
+}
+
+void engine_note_rate(struct engine *engine, uint64_t bytes, uint64_t us)
+{
+	average(&engine->rate, MAX(bytes * 1000 / MAX(us, (uint64_t)1), (uint64_t)1));
+}
+
+uint64_t engine_skip_max(const struct engine *engine)
+{
+	uint64_t start_us = engine->start_us, rate = engine->rate;
+
+	if (!start_us || !rate)
+		return SKIP_UNKNOWN;
+	return MAX(MIN(start_us * rate / 1000, (uint64_t)SKIP_MOST), (uint64_t)SKIP_MIN);
 }
 
 int engine_start_thread(struct engine *engine, void *(*run)(void *), void *context)

@@ -2,6 +2,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "call.h"
@@ -20,6 +21,7 @@ struct extents {
 	uint64_t size; /* of the image */
 	struct run *runs;
 	size_t count, room;
+	atomic_size_t refs;
 };
 
 static int add(struct extents *extents, uint64_t start, uint64_t end)
@@ -72,20 +74,21 @@ static int take_line(void *context, char *line, size_t size)
 	return add(extents, offset, offset + length);
 }
 
-static void extents_freep(struct extents **extents)
+static void extents_unrefp(struct extents **extents)
 {
-	extents_free(*extents);
+	extents_unref(*extents);
 }
 
 int extents_new(const struct store *store, struct image *image, int wake_fd,
 		struct extents **ret_extents)
 {
-	CLEANUP(extents_freep) struct extents *extents = calloc(1, sizeof(*extents));
+	CLEANUP(extents_unrefp) struct extents *extents = calloc(1, sizeof(*extents));
 	CLEANUP(freep) char *text = NULL;
 	int ret;
 
 	if (!extents)
 		return -ENOMEM;
+	extents->refs = 1;
 	extents->size = image->size;
 	ret = call_store(store, "extents", image->id, wake_fd, take_line, extents, &text);
 	if (ret == STORE_USAGE) {
@@ -110,9 +113,15 @@ int extents_new(const struct store *store, struct image *image, int wake_fd,
 	return 0;
 }
 
-void extents_free(struct extents *extents)
+struct extents *extents_ref(struct extents *extents)
 {
-	if (!extents)
+	atomic_fetch_add(&extents->refs, 1);
+	return extents;
+}
+
+void extents_unref(struct extents *extents)
+{
+	if (!extents || atomic_fetch_sub(&extents->refs, 1) > 1)
 		return;
 	free(extents->runs);
 	free(extents);

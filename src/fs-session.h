@@ -28,10 +28,18 @@ struct fs {
 	struct timespec started;
 	int ready_fd; /* an eventfd: the kernel has begun the session */
 	int ended_fd; /* an eventfd: a worker has seen the session's end */
+	pthread_mutex_t receiver; /* held by the worker that takes requests */
 	pthread_mutex_t lock; /* guards the rest */
 	LIST_HEAD(, open_file) files;
+	LIST_HEAD(, image) nodes; /* those that the kernel remembers; a reference each */
 };
 
 extern const struct fuse_lowlevel_ops fs_operations;
+
+/* Give up all nodes: the kernel does not say that it forgets them when it unmounts. */
+void fs_forget_all(struct fs *fs);
+
+/* Let another worker take requests: this one has something longer to do. */
+void session_hand_over(struct fs *fs);
 
 #endif

@@ -17,12 +17,15 @@
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "clock.h"
 #include "fs-session.h"
 #include "handle.h"
 #include "log.h"
 
 #define BLOCK_SIZE (1u << 20)
 #define SECTOR 512
+#define STUCK_MS 500
+#define SMALL (32u << 10) /* answers up to that are given sooner than the next is woken */
 #define ENTRY_SECONDS 1.0 /* how long the kernel trusts a name */
 #define ATTR_SECONDS 86400.0 /* a version of an image does not change */
 #define BACKGROUND_MAX \
@@ -101,17 +104,45 @@ static void fs_getattr(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *i
 	fuse_reply_attr(req, &st, ATTR_SECONDS);
 }
 
-static void forget(fuse_ino_t node, uint64_t count)
+/* The kernel is about to remember a lookup of the image. */
+static void remember(struct fs *fs, struct image *image)
 {
+	pthread_mutex_lock(&fs->lock);
+	if (!image->lookups++) {
+		image_ref(image);
+		LIST_INSERT_HEAD(&fs->nodes, image, link);
+	}
+	pthread_mutex_unlock(&fs->lock);
+}
+
+static void forget(struct fs *fs, fuse_ino_t node, uint64_t count)
+{
+	struct image *image = image_of(node);
+	bool last;
+
 	if (node == FUSE_ROOT_ID)
 		return;
-	while (count--)
-		image_unref(image_of(node));
+	pthread_mutex_lock(&fs->lock);
+	image->lookups -= MIN(count, image->lookups);
+	last = !image->lookups;
+	if (last)
+		LIST_REMOVE(image, link);
+	pthread_mutex_unlock(&fs->lock);
+	if (last)
+		image_unref(image);
+}
+
+void fs_forget_all(struct fs *fs)
+{
+	struct image *image;
+
+	while ((image = LIST_FIRST(&fs->nodes)))
+		forget(fs, (fuse_ino_t)(uintptr_t)image, image->lookups);
 }
 
 static void fs_forget(fuse_req_t req, fuse_ino_t node, uint64_t count)
 {
-	forget(node, count);
+	forget(fs_of(req), node, count);
 	fuse_reply_none(req);
 }
 
@@ -119,7 +150,7 @@ static void fs_forget_multi(fuse_req_t req, size_t count,
 			    struct fuse_forget_data *forgets)
 {
 	for (size_t i = 0; i < count; i++)
-		forget(forgets[i].ino, forgets[i].nlookup);
+		forget(fs_of(req), forgets[i].ino, forgets[i].nlookup);
 	fuse_reply_none(req);
 }
 
@@ -150,6 +181,7 @@ static void lookup_done(struct catalog_wait *wait, int err, struct listing *list
 {
 	CLEANUP(freep) struct waiting *waiting = (struct waiting *)wait;
 	struct fuse_entry_param entry;
+	struct fs *fs;
 	struct image *image = err ? NULL : listing_find(listing, waiting->name);
 
 	if (!image) {
@@ -157,10 +189,11 @@ static void lookup_done(struct catalog_wait *wait, int err, struct listing *list
 		return;
 	}
 	fill_entry(fs_of(waiting->req), image, &entry);
-	image_ref(image);
+	fs = fs_of(waiting->req);
+	remember(fs, image);
 	/* The kernel does not remember what it was interrupted in. */
 	if (fuse_reply_entry(waiting->req, &entry) < 0)
-		image_unref(image);
+		forget(fs, entry.ino, 1);
 }
 
 static void fs_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
@@ -242,7 +275,7 @@ static size_t add_entry(fuse_req_t req, char *data, size_t size,
 	used = fuse_add_direntry_plus(req, data, size, name, &entry, (off_t)index + 1);
 	/* Each entry with a node is a lookup that the kernel will forget. */
 	if (used <= size && entry.ino)
-		image_ref(image_of(entry.ino));
+		remember(fs_of(req), image_of(entry.ino));
 	return used;
 }
 
@@ -300,6 +333,36 @@ static void close_file(struct fs *fs, struct open_file *file)
 	free(file);
 }
 
+/*
+ * Whether a read of the image has waited for long.  If so, the kernel must not be told to
+ * forget its pages: it would wait for the one that is being read, and open(2) with it.
+ */
+static bool is_stuck(struct fs *fs, const struct image *image)
+{
+	uint64_t now = clock_ms();
+	struct open_file *file;
+	bool stuck = false;
+
+	LIST_FOREACH (file, &fs->files, link) {
+		if (handle_image(file->handle) == image)
+			stuck = stuck ||
+				handle_waiting_since(file->handle) < now - STUCK_MS;
+	}
+	return stuck;
+}
+
+/* How the kernel is to keep what is read from the file. */
+static void set_caching(struct fs *fs, struct image *image, struct fuse_file_info *info)
+{
+	info->noflush = 1;
+	info->direct_io = fs->options->direct_io;
+	info->keep_cache = image->immutable || info->direct_io;
+	pthread_mutex_lock(&fs->lock);
+	if (!info->keep_cache && is_stuck(fs, image))
+		info->keep_cache = info->direct_io = 1;
+	pthread_mutex_unlock(&fs->lock);
+}
+
 static void fs_open(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *info)
 {
 	struct fs *fs = fs_of(req);
@@ -317,12 +380,11 @@ static void fs_open(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *info
 		fuse_reply_err(req, -err);
 		return;
 	}
+	info->fh = (uint64_t)(uintptr_t)file;
+	set_caching(fs, image_of(node), info);
 	pthread_mutex_lock(&fs->lock);
 	LIST_INSERT_HEAD(&fs->files, file, link);
 	pthread_mutex_unlock(&fs->lock);
-	info->fh = (uint64_t)(uintptr_t)file;
-	info->keep_cache = image_of(node)->immutable;
-	info->noflush = 1;
 	if (fuse_reply_open(req, info) < 0)
 		close_file(fs, file);
 }
@@ -340,10 +402,13 @@ struct request {
 		struct seek seek;
 	};
 	fuse_req_t req;
-	struct handle *handle;
+	struct handle *handle; /* to interrupt it: when it is answered it may be closed */
+	struct image *image; /* a reference */
+	uint64_t begun_us;
 };
 
-static struct request *request_new(fuse_req_t req, const struct fuse_file_info *info)
+static struct request *request_new(fuse_req_t req, fuse_ino_t node,
+				   const struct fuse_file_info *info)
 {
 	struct request *request = calloc(1, sizeof(*request));
 
@@ -353,7 +418,15 @@ static struct request *request_new(fuse_req_t req, const struct fuse_file_info *
 	}
 	request->req = req;
 	request->handle = file_of(info)->handle;
+	request->image = image_ref(image_of(node));
+	request->begun_us = clock_us();
 	return request;
+}
+
+static void request_free(struct request *request)
+{
+	image_unref(request->image);
+	free(request);
 }
 
 /*
@@ -365,7 +438,7 @@ static fuse_req_t request_end(struct request *request)
 	fuse_req_t req = request->req;
 
 	fuse_req_interrupt_func(req, NULL, NULL);
-	free(request);
+	request_free(request);
 	return req;
 }
 
@@ -374,10 +447,29 @@ static int errno_for_kernel(int err)
 	return err == -ETIMEDOUT || err == -ECANCELED ? EIO : -err;
 }
 
+/* Before the reply: whoever has it may look at the figures at once. */
+static void count_read(const struct request *request, int err)
+{
+	struct stats *all = &fs_of(request->req)->engine->stats;
+	struct stats *image = request->image->stats;
+
+	stats_add(all, image, COUNT_READS, 1);
+	if (err)
+		stats_add(all, image, COUNT_ERRORS, 1);
+	else
+		stats_add(all, image, COUNT_BYTES, request->read.size);
+	stats_add_wait(all, image, clock_us() - request->begun_us);
+}
+
 static void read_reply(struct read *read, int err, const struct iovec *iov, int count)
 {
-	fuse_req_t req = request_end((struct request *)read);
+	struct request *request = (struct request *)read;
+	fuse_req_t req = request->req;
 
+	count_read(request, err);
+	if (read->size > SMALL)
+		session_hand_over(fs_of(req));
+	request_end(request);
 	/* The version is gone: who opens the name again is not to get it once more. */
 	if (err == -ESTALE)
 		catalog_expire(fs_of(req)->catalog);
@@ -395,14 +487,14 @@ static void interrupt_read(fuse_req_t req, void *data)
 	request->read.given_up = true;
 	if (!handle_cancel(request->handle, &request->read))
 		return;
-	free(request);
+	request_free(request);
 	fuse_reply_err(req, EINTR);
 }
 
 static void fs_read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
 		    struct fuse_file_info *info)
 {
-	struct request *request = request_new(req, info);
+	struct request *request = request_new(req, node, info);
 
 	if (!request)
 		return;
@@ -417,8 +509,7 @@ static void fs_read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
 static void seek_done(struct seek *seek, int err, uint64_t offset)
 {
 	struct request *request = (struct request *)seek;
-	bool no_data =
-		!err && !seek->hole && offset >= handle_image(request->handle)->size;
+	bool no_data = !err && !seek->hole && offset >= request->image->size;
 	fuse_req_t req = request_end(request);
 
 	if (err || no_data)
@@ -434,7 +525,7 @@ static void interrupt_seek(fuse_req_t req, void *data)
 	request->seek.given_up = true;
 	if (!handle_cancel_seek(request->handle, &request->seek))
 		return;
-	free(request);
+	request_free(request);
 	fuse_reply_err(req, EINTR);
 }
 
@@ -451,7 +542,7 @@ static void fs_lseek(fuse_req_t req, fuse_ino_t node, off_t offset, int whence,
 		fuse_reply_err(req, ENXIO);
 		return;
 	}
-	request = request_new(req, info);
+	request = request_new(req, node, info);
 	if (!request)
 		return;
 	request->seek.offset = (uint64_t)offset;

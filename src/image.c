@@ -11,6 +11,7 @@
 #include "image.h"
 #include "imagefs-store.h"
 #include "log.h"
+#include "stats.h"
 #include "text.h"
 
 #define ATTRIBUTES_MAX 64
@@ -220,6 +221,7 @@ void image_unref(struct image *image)
 	free(image->file_name);
 	free(image->id);
 	free(image->error);
+	free(image->stats);
 	pthread_mutex_destroy(&image->lock);
 	free(image);
 }
@@ -227,6 +229,19 @@ void image_unref(struct image *image)
 void image_unrefp(struct image **image)
 {
 	image_unref(*image);
+}
+
+int image_count(struct image *image)
+{
+	struct stats *stats = image->stats ? NULL : calloc(1, sizeof(*stats)),
+		     *none = NULL;
+
+	if (!image->stats && !stats)
+		return -ENOMEM;
+	/* Who comes second gives his away. */
+	if (stats && !atomic_compare_exchange_strong(&image->stats, &none, stats))
+		free(stats);
+	return 0;
 }
 
 void image_set_error(struct image *image, const char *format, ...)

@@ -1,15 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /*
+ * Whoever parks a read asks the program for it, so that the lane's thread has only answers
+ * to take; it takes as many small ones at once as have come.
+ *
  * Answers have no names: they come in the order of asking.  So a read that is given up
  * (an interrupt) leaves its ask in its place, and its bytes are thrown away.
  */
 #include <assert.h>
 #include <errno.h>
+#include <string.h>
 
 #include "cleanup.h"
 #include "clock.h"
 #include "lane.h"
 #include "source.h"
+
+#define BUFFER_SIZE (128u << 10)
+#define SMALL (64u << 10) /* answers up to that are taken together */
 
 struct ask {
 	TAILQ_ENTRY(ask) link;
@@ -18,22 +25,24 @@ struct ask {
 	struct read *read; /* NULL: nobody waits for it any more */
 };
 
+TAILQ_HEAD(asks, ask);
+
 struct lane {
 	/* constant */
 	struct engine *engine;
-	pthread_mutex_t *lock;
-	struct source *source; /* used by the thread alone */
-	/* the lock guards the rest */
-	pthread_cond_t work;
-	TAILQ_HEAD(asks, ask) asks; /* in the order of asking */
+	pthread_mutex_t *lock; /* guards the rest */
+	struct source *source;
+	struct asks asks; /* in the order of asking */
 	size_t count;
 	size_t sent; /* of them, the first so many were sent to the program */
 	uint64_t used_ms;
 	uint64_t stalled_ms;
-	bool in_source; /* the thread waits there, and has to be woken for more */
+	int lost; /* the final error, if the version is lost */
 	bool ending;
-	/* the thread's own */
-	unsigned char *data; /* of the first ask */
+	bool attended; /* the thread leaves it to another to take what comes */
+	pthread_cond_t unattended;
+	bool taking; /* somebody does, and the rest is his own */
+	unsigned char *data; /* from the first ask's first byte on */
 	size_t room, have;
 };
 
@@ -41,17 +50,25 @@ int lane_new(struct engine *engine, struct image *image, pthread_mutex_t *lock,
 	     struct lane **ret_lane)
 {
 	struct lane *lane = calloc(1, sizeof(*lane));
-	int ret = lane ? source_new(engine->store, image, &lane->source) : -ENOMEM;
+	int ret = lane ? source_new(engine, image, lock, &lane->source) : -ENOMEM;
 
+	if (!ret) {
+		lane->data = malloc(BUFFER_SIZE);
+		ret = lane->data ? 0 : -ENOMEM;
+	}
 	if (ret < 0) {
+		if (lane)
+			source_free(lane->source);
 		free(lane);
 		return ret;
 	}
+	lane->room = BUFFER_SIZE;
 	lane->engine = engine;
 	lane->lock = lock;
 	lane->used_ms = clock_ms();
 	TAILQ_INIT(&lane->asks);
-	cond_init(&lane->work);
+	cond_init(&lane->unattended);
+	engine_ring_changes(engine, 0, lane->room);
 	*ret_lane = lane;
 	return 0;
 }
@@ -61,8 +78,9 @@ void lane_free(struct lane *lane)
 	if (!lane)
 		return;
 	assert(TAILQ_EMPTY(&lane->asks));
+	engine_ring_changes(lane->engine, lane->room, 0);
 	source_free(lane->source);
-	pthread_cond_destroy(&lane->work);
+	pthread_cond_destroy(&lane->unattended);
 	free(lane->data);
 	free(lane);
 }
@@ -77,12 +95,52 @@ size_t lane_load(const struct lane *lane)
 	return lane->count;
 }
 
-static void wake(struct lane *lane)
+uint64_t lane_stalled_ms(const struct lane *lane)
 {
-	if (lane->in_source)
-		source_wake(lane->source);
-	else
-		pthread_cond_signal(&lane->work);
+	return lane->stalled_ms;
+}
+
+int lane_lost(const struct lane *lane)
+{
+	return lane->lost;
+}
+
+uint64_t lane_waiting_since(const struct lane *lane)
+{
+	const struct ask *ask = TAILQ_FIRST(&lane->asks);
+
+	while (ask && !ask->read)
+		ask = TAILQ_NEXT(ask, link);
+	return ask ? ask->read->parked_ms : UINT64_MAX;
+}
+
+void lane_end(struct lane *lane)
+{
+	lane->ending = true;
+	source_wake(lane->source);
+	pthread_cond_signal(&lane->unattended);
+}
+
+static struct ask *first_unsent(struct lane *lane)
+{
+	struct ask *ask = TAILQ_FIRST(&lane->asks);
+
+	for (size_t i = 0; ask && i < lane->sent; i++)
+		ask = TAILQ_NEXT(ask, link);
+	return ask;
+}
+
+/* Ask for what was not asked for yet.  Returns 0, or a final error. */
+static int send_asks(struct lane *lane)
+{
+	struct ask *ask = lane->sent < lane->count ? first_unsent(lane) : NULL;
+	int ret = 0;
+
+	for (; !ret && ask && lane->sent < SOURCE_ASKS_MAX; ask = TAILQ_NEXT(ask, link)) {
+		lane->sent++;
+		ret = source_ask(lane->source, ask->offset, ask->size);
+	}
+	return ret;
 }
 
 int lane_park(struct lane *lane, struct read *read)
@@ -95,8 +153,18 @@ int lane_park(struct lane *lane, struct read *read)
 	TAILQ_INSERT_TAIL(&lane->asks, ask, link);
 	lane->count++;
 	lane->used_ms = clock_ms();
-	wake(lane);
+	/* While the thread is elsewhere only it asks: it may find that all has failed. */
+	if (lane->sent + 1 == lane->count && lane->sent < SOURCE_ASKS_MAX &&
+	    (source_is_read(lane->source) || lane->attended)) {
+		lane->sent++;
+		source_ask_later(lane->source, ask->offset, ask->size);
+	}
 	return 0;
+}
+
+void lane_flush(struct lane *lane)
+{
+	source_flush(lane->source);
 }
 
 bool lane_unpark(struct lane *lane, const struct read *read)
@@ -117,133 +185,162 @@ bool lane_unpark(struct lane *lane, const struct read *read)
 	return true;
 }
 
-uint64_t lane_stalled_ms(const struct lane *lane)
-{
-	return lane->stalled_ms;
-}
-
-void lane_end(struct lane *lane)
-{
-	lane->ending = true;
-	wake(lane);
-}
-
 /* ---- the thread ---- */
 
-static struct read *take_first(struct lane *lane)
+/* Move the first ask to @list. */
+static void take_first(struct lane *lane, struct asks *list)
 {
 	struct ask *ask = TAILQ_FIRST(&lane->asks);
-	struct read *read = ask->read;
 
 	TAILQ_REMOVE(&lane->asks, ask, link);
+	TAILQ_INSERT_TAIL(list, ask, link);
 	lane->count--;
 	lane->sent -= lane->sent > 0;
-	lane->have = 0;
-	free(ask);
-	return read;
 }
 
-/* Answer the first @count asks with @err.  The lock is dropped meanwhile. */
+/*
+ * Answer all asks on @list, with @err or from the data.  Drops the lock meanwhile.
+ * Returns the number of bytes that they had.
+ */
+static size_t answer(struct lane *lane, struct asks *list, int err)
+{
+	size_t at = 0;
+	struct ask *ask;
+
+	pthread_mutex_unlock(lane->lock);
+	while ((ask = TAILQ_FIRST(list))) {
+		struct iovec iov = {lane->data + at, ask->size};
+
+		TAILQ_REMOVE(list, ask, link);
+		if (ask->read)
+			ask->read->reply(ask->read, err, err ? NULL : &iov, !err);
+		at += ask->size;
+		free(ask);
+	}
+	pthread_mutex_lock(lane->lock);
+	return at;
+}
+
+/* Answer the first @count asks with @err. */
 static void fail_first(struct lane *lane, size_t count, int err)
 {
-	struct reads failed = TAILQ_HEAD_INITIALIZER(failed);
+	struct asks failed = TAILQ_HEAD_INITIALIZER(failed);
 
-	while (count-- && !TAILQ_EMPTY(&lane->asks)) {
-		struct read *read = take_first(lane);
-
-		if (read)
-			TAILQ_INSERT_TAIL(&failed, read, link);
-	}
-	pthread_mutex_unlock(lane->lock);
-	reads_fail(&failed, err);
-	pthread_mutex_lock(lane->lock);
+	while (count-- && !TAILQ_EMPTY(&lane->asks))
+		take_first(lane, &failed);
+	lane->have = 0;
+	answer(lane, &failed, err);
 }
 
-static struct ask *first_unsent(struct lane *lane)
+/* Make room for the whole of the first answer. */
+static int make_room(struct lane *lane)
 {
-	struct ask *ask = TAILQ_FIRST(&lane->asks);
-
-	for (size_t i = 0; ask && i < lane->sent; i++)
-		ask = TAILQ_NEXT(ask, link);
-	return ask;
-}
-
-/* Ask for what was not asked for yet.  Returns 0, or a final error.  Drops the lock. */
-static int send_asks(struct lane *lane)
-{
-	struct ask *ask;
-	int ret = 0;
-
-	while (!ret && lane->sent < SOURCE_ASKS_MAX && (ask = first_unsent(lane))) {
-		uint64_t offset = ask->offset, size = ask->size;
-
-		lane->sent++;
-		pthread_mutex_unlock(lane->lock);
-		ret = source_ask(lane->source, offset, size);
-		pthread_mutex_lock(lane->lock);
-	}
-	return ret;
-}
-
-static int make_room(struct lane *lane, size_t size)
-{
+	const struct ask *ask = TAILQ_FIRST(&lane->asks);
 	unsigned char *data;
 
-	if (size <= lane->room)
+	if (!ask || ask->size <= lane->room)
 		return 0;
-	data = realloc(lane->data, size);
+	data = realloc(lane->data, ask->size);
 	if (!data)
 		return -ENOMEM;
+	engine_ring_changes(lane->engine, lane->room, ask->size);
 	lane->data = data;
-	lane->room = size;
+	lane->room = ask->size;
 	return 0;
 }
 
-/* Read on in the first answer.  Returns 0 or a final error.  Drops the lock. */
+/* How much to read: the rest of a long answer, or what there is of short ones. */
+static size_t wanted(const struct lane *lane)
+{
+	const struct ask *ask = TAILQ_FIRST(&lane->asks);
+
+	return ask && ask->size > SMALL ? ask->size - lane->have
+					: BUFFER_SIZE - lane->have;
+}
+
+/*
+ * Answer those whose bytes are all there, and keep the rest for the next time.  Returns
+ * how many.
+ */
+static size_t deliver(struct lane *lane)
+{
+	struct asks done = TAILQ_HEAD_INITIALIZER(done);
+	size_t bytes = 0, count = 0;
+	struct ask *ask;
+
+	while ((ask = TAILQ_FIRST(&lane->asks)) && ask->size <= lane->have - bytes) {
+		bytes += ask->size;
+		count++;
+		take_first(lane, &done);
+	}
+	if (!count)
+		return 0;
+	lane->used_ms = clock_ms();
+	answer(lane, &done, 0);
+	lane->have -= bytes;
+	memmove(lane->data, lane->data + bytes, lane->have);
+	return count;
+}
+
+/* Take what the program sends.  Returns 0 or a final error. */
 static int receive(struct lane *lane)
 {
-	struct ask *ask = TAILQ_FIRST(&lane->asks);
-	int ret = make_room(lane, ask->size);
+	uint64_t idle_ms = lane->used_ms + lane->engine->idle_ms;
+	int ret = make_room(lane);
 	struct iovec iov;
-	struct read *read;
 	ssize_t n;
 
 	if (ret < 0)
 		return ret;
-	iov = (struct iovec){lane->data + lane->have, ask->size - lane->have};
-	lane->in_source = true;
-	pthread_mutex_unlock(lane->lock);
-	n = source_readv(lane->source, &iov, 1);
-	pthread_mutex_lock(lane->lock);
-	lane->in_source = false;
-	source_awake(lane->source);
-	if (n == -ECANCELED)
-		return 0;
+	iov = (struct iovec){lane->data + lane->have, wanted(lane)};
+	n = source_readv(lane->source, &iov, 1, idle_ms);
 	if (n < 0)
-		return (int)n;
+		return n == -ECANCELED ? 0 : (int)n;
 	lane->have += (size_t)n;
-	if (lane->have < ask->size)
-		return 0;
-	iov = (struct iovec){lane->data, ask->size};
-	read = take_first(lane);
-	lane->used_ms = clock_ms();
-	if (read) {
-		pthread_mutex_unlock(lane->lock);
-		read->reply(read, 0, &iov, 1);
-		pthread_mutex_lock(lane->lock);
-	}
+	if (n)
+		deliver(lane);
+	else if (TAILQ_EMPTY(&lane->asks) &&
+		 clock_ms() >= lane->used_ms + lane->engine->idle_ms)
+		lane->ending = true;
 	return 0;
 }
 
-/* Nothing is asked: wait, and end when that has been so for long. */
-static void rest(struct lane *lane)
+void lane_unattend(struct lane *lane)
 {
-	uint64_t deadline = lane->used_ms + lane->engine->idle_ms;
+	if (!lane->attended)
+		return;
+	lane->attended = false;
+	pthread_cond_signal(&lane->unattended);
+}
 
-	if (cond_wait_until(&lane->work, lane->lock, deadline) == -ETIMEDOUT &&
-	    TAILQ_EMPTY(&lane->asks) &&
-	    clock_ms() >= lane->used_ms + lane->engine->idle_ms)
-		lane->ending = true;
+size_t lane_attend(struct lane *lane)
+{
+	const struct ask *ask = TAILQ_FIRST(&lane->asks);
+	struct iovec iov;
+	size_t count = 0;
+	ssize_t n;
+
+	if (!ask || lane->ending || ask->size > SMALL || lane->sent < lane->count) {
+		lane_unattend(lane);
+		return 0;
+	}
+	if (!lane->attended)
+		source_wake(lane->source);
+	lane->attended = true;
+	/* The thread is on its way out. */
+	if (lane->taking)
+		return 0;
+	lane->taking = true;
+	iov = (struct iovec){lane->data + lane->have, wanted(lane)};
+	n = source_try_readv(lane->source, &iov, 1);
+	if (n > 0) {
+		lane->have += (size_t)n;
+		count = deliver(lane);
+	}
+	lane->taking = false;
+	if (n < 0)
+		lane_unattend(lane);
+	return count;
 }
 
 void lane_run(struct lane *lane)
@@ -251,21 +348,27 @@ void lane_run(struct lane *lane)
 	while (!lane->ending) {
 		int ret;
 
-		if (TAILQ_EMPTY(&lane->asks)) {
-			rest(lane);
+		if (lane->attended || lane->taking) {
+			pthread_cond_wait(&lane->unattended, lane->lock);
 			continue;
 		}
+		lane->taking = true;
 		ret = send_asks(lane);
-		if (!ret && !lane->ending)
+		if (!ret)
 			ret = receive(lane);
 		if (ret == -ETIMEDOUT)
 			lane->stalled_ms = clock_ms();
 		/* Without memory an answer under way cannot be read to its end. */
 		if (ret == -ENOMEM)
 			lane->ending = true;
+		if (ret < 0 && source_is_lost(lane->source))
+			lane->lost = ret;
 		/* The source has forgotten what was sent; what was not is tried anew. */
 		if (ret < 0)
 			fail_first(lane, MAX(lane->sent, (size_t)1), ret);
+		lane->taking = false;
 	}
+	while (lane->taking)
+		pthread_cond_wait(&lane->unattended, lane->lock);
 	fail_first(lane, lane->count, -EIO);
 }

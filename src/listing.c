@@ -13,6 +13,7 @@
 #define LOGGED_MAX 10 /* wrong lines of one list; the rest is counted */
 
 struct collection {
+	const struct store *store;
 	struct listing *listing;
 	size_t room;
 	size_t wrong;
@@ -48,9 +49,12 @@ static int take_line(void *context, char *line, size_t size)
 				 why, line);
 		return 0;
 	}
-	if (!ret)
-		listing->count++;
-	return ret;
+	if (ret < 0)
+		return ret;
+	if (all->store->immutable)
+		listing->images[listing->count]->immutable = true;
+	listing->count++;
+	return 0;
 }
 
 static int compare_names(const void *a, const void *b)
@@ -153,7 +157,7 @@ int listing_new(const struct store *store, const struct listing *old, int wake_f
 		struct listing **ret_listing, char **ret_text)
 {
 	CLEANUP(listing_unrefp) struct listing *listing = calloc(1, sizeof(*listing));
-	struct collection all = {.listing = listing};
+	struct collection all = {.store = store, .listing = listing};
 	CLEANUP(freep) char *text = NULL;
 	int ret;
 

@@ -174,6 +174,7 @@ static int open_store(const struct options *options, struct warden **ret_warden,
 	if (ret < 0)
 		return ret;
 	(*ret_store)->stall_ms = stall_ms;
+	(*ret_store)->immutable = options->immutable;
 	ret = set_environment(stall_ms);
 	if (!ret)
 		ret = warden_new(ret_warden);
@@ -247,7 +248,8 @@ static int mount_store(const struct options *options)
 		return ret;
 	block_ending_signals();
 	engine_init(&engine, store);
-	engine.ring_size = options->ring;
+	engine.ring_size = options->ring & ~(size_t)(ENGINE_RING_UNIT - 1);
+	engine.idle_ms = options->idle_ms;
 	engine.memory_limit = options->memory;
 	ret = serve(options, &engine, catalog, &background);
 	engine_fini(&engine);

@@ -51,13 +51,19 @@ static const struct option table[] = {
 	{"readahead", KIND_SIZE, FIELD(readahead), 0, 1u << 30, "=SIZE",
 	 "the kernel's read-ahead, as root (default: 4M; 0: as it is)"},
 	{"ring", KIND_SIZE, FIELD(ring), 2u << 20, 1u << 30, "=SIZE",
-	 "memory of a stream, a power of two (default: 4M)"},
+	 "most memory of a stream (default: 4M)"},
 	{"memory", KIND_SIZE, FIELD(memory), 1u << 20, UINT64_MAX, "=SIZE",
-	 "limit of all streams together; each gets at least 2M (default: 256M)"},
+	 "limit of all streams together; each gets at least 1.25M (default: 256M)"},
 	{"stall", KIND_SECONDS, FIELD(stall_ms), 1, 86400, "=SECONDS",
 	 "longest wait for a byte of the store (default: 30)"},
 	{"ttl", KIND_SECONDS, FIELD(ttl_ms), 0, 86400, "=SECONDS",
 	 "how long a listing is good for (default: 3)"},
+	{"idle", KIND_SECONDS, FIELD(idle_ms), 1, 86400, "=SECONDS",
+	 "give back the reader of a file that is not read for so long (default: 10)"},
+	{"immutable", KIND_SWITCH, FIELD(immutable), 0, 0, "",
+	 "no image ever changes: keep what was read of it"},
+	{"direct_io", KIND_SWITCH, FIELD(direct_io), 0, 0, "",
+	 "keep nothing in the kernel's page cache"},
 	{"store_path", KIND_PATHS, FIELD(store_path), 0, 0, "=DIR[:DIR]",
 	 "look for store programs here first"},
 	{"ro", KIND_SWITCH, FIELD(ro), 0, 0, "", "accepted: a mount is always read-only"},
@@ -157,10 +163,6 @@ static int set_number(const struct option *option, uint64_t *field, const char *
 		log_line(LOG_ERR,
 			 "%s=%s: not a value for this option (see imagefs --help)",
 			 option->name, value);
-		return -EINVAL;
-	}
-	if (!strcmp(option->name, "ring") && number & (number - 1)) {
-		log_line(LOG_ERR, "ring=%s: not a power of two", value);
 		return -EINVAL;
 	}
 	*field = option->kind == KIND_SECONDS ? 1000 * number : number;
@@ -362,6 +364,7 @@ int options_parse(int argc, char **argv, struct options *ret_options)
 		.memory = 256u << 20,
 		.stall_ms = 30000,
 		.ttl_ms = 3000,
+		.idle_ms = 10000,
 		.kernel = strdup(""),
 	};
 	if (!options->kernel)

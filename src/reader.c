@@ -12,6 +12,8 @@
 #include "reader.h"
 
 #define DRAIN_SIZE 4096
+#define ASK_MAX 48
+#define ASKS_SIZE 1024
 #define DRAIN_TURNS \
 	64 /* of standard error at a time: a flood must not starve the data \
 			*/
@@ -19,6 +21,8 @@
 struct reader {
 	struct child child;
 	int wake_fd;
+	size_t asks_size;
+	char asks[ASKS_SIZE]; /* to be sent */
 	bool line_ended;
 	size_t text_size;
 	char text[READER_TEXT_MAX];
@@ -48,24 +52,34 @@ void reader_free(struct reader *reader)
 	free(reader);
 }
 
-int reader_ask(struct reader *reader, uint64_t offset, uint64_t length)
+void reader_ask(struct reader *reader, uint64_t offset, uint64_t length)
 {
-	char line[48];
-	int size =
-		snprintf(line, sizeof(line), "%" PRIu64 " %" PRIu64 "\n", offset, length);
+	if (sizeof(reader->asks) - reader->asks_size < ASK_MAX)
+		reader_flush(reader);
+	reader->asks_size +=
+		(size_t)snprintf(reader->asks + reader->asks_size, ASK_MAX,
+				 "%" PRIu64 " %" PRIu64 "\n", offset, length);
+}
+
+void reader_flush(struct reader *reader)
+{
 	ssize_t n;
 
 	/*
-	 * SIGPIPE is blocked in every thread.  A line is less than PIPE_BUF: all or none.
+	 * SIGPIPE is blocked in every thread.  There is room: what was asked and not
+	 * answered yet is less than PIPE_BUF, so it is all written, or none.
 	 */
 	do {
-		n = write(reader->child.in, line, (size_t)size);
+		n = reader->asks_size
+			    ? write(reader->child.in, reader->asks, reader->asks_size)
+			    : 0;
 	} while (n < 0 && errno == EINTR);
-	return n < 0 ? -errno : 0;
+	reader->asks_size = 0;
 }
 
 void reader_end_asks(struct reader *reader)
 {
+	reader_flush(reader);
 	closep(&reader->child.in);
 }
 
@@ -129,6 +143,11 @@ static int wait_for(struct reader *reader, int fd, uint64_t deadline_ms)
 		if (!clock_left_ms(deadline_ms))
 			return -ETIMEDOUT;
 	}
+}
+
+int reader_wait(struct reader *reader, uint64_t deadline_ms)
+{
+	return wait_for(reader, reader->child.out, deadline_ms);
 }
 
 ssize_t reader_readv(struct reader *reader, const struct iovec *iov, int count,

@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 #include <assert.h>
 #include <errno.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "cleanup.h"
 #include "ring.h"
 
+#define PAGE 4096u
+
 int ring_init(struct ring *ring, size_t size, uint64_t start)
 {
 	void *data;
 
-	if (!size || size & (size - 1))
+	if (!size || size % PAGE)
 		return -EINVAL;
 	data = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
 		    0);
@@ -27,6 +30,39 @@ void ring_fini(struct ring *ring)
 	ring->data = NULL;
 }
 
+/* Copy what both hold, which may lie in pieces in each, one piece at a time. */
+static void copy(struct ring *to, const struct ring *from)
+{
+	uint64_t at = to->kept;
+
+	while (at < to->head) {
+		struct iovec source[2], target[2];
+		size_t left = (size_t)(to->head - at), size;
+
+		ring_get(from, at, left, source);
+		ring_get(to, at, left, target);
+		size = MIN(source[0].iov_len, target[0].iov_len);
+		memcpy(target[0].iov_base, source[0].iov_base, size);
+		at += size;
+	}
+}
+
+int ring_resize(struct ring *ring, size_t size)
+{
+	struct ring new;
+	int ret = ring_init(&new, size, ring->kept);
+
+	if (ret < 0)
+		return ret;
+	new.head = ring->head;
+	if (new.head - new.kept > size)
+		new.kept = new.head - size;
+	copy(&new, ring);
+	ring_fini(ring);
+	*ring = new;
+	return 0;
+}
+
 size_t ring_room(const struct ring *ring)
 {
 	return ring->size - (size_t)(ring->head - ring->kept);
@@ -36,7 +72,7 @@ size_t ring_room(const struct ring *ring)
 static int pieces(const struct ring *ring, uint64_t offset, size_t length,
 		  struct iovec iov[2])
 {
-	size_t at = (size_t)(offset & (ring->size - 1));
+	size_t at = (size_t)(offset % ring->size);
 	size_t first = MIN(length, ring->size - at);
 
 	iov[0] = (struct iovec){ring->data + at, first};

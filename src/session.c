@@ -6,9 +6,13 @@
  * out of their read by a signal that is sent until they are gone.
  *
  * No operation waits for a store, so a few workers are enough whatever hangs.
+ *
+ * One worker at a time takes requests, and goes on as long as what they need is small:
+ * waking another would take longer.  Before it waits it sends on what it was to ask for.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -23,6 +27,7 @@
 #include "clock.h"
 #include "fs-session.h"
 #include "log.h"
+#include "pool.h"
 #include "thread.h"
 
 #define WORKERS_MIN 2
@@ -30,11 +35,78 @@
 #define KICK_SIGNAL SIGUSR1
 #define KICK_MS 20
 #define BEGIN_MS 10000
+#define SPIN_US 50
+#define GAP_US 100
+#define EAGER_MIN 8u
+#define EAGER_MAX 16u
+#define EAGER_LOSS 4u
 
 struct workers {
 	pthread_t threads[WORKERS_MAX];
 	size_t count;
 };
+
+/* Whether this thread is the one that takes the kernel's requests. */
+static _Thread_local bool receiving;
+
+void session_hand_over(struct fs *fs)
+{
+	pool_rest();
+	if (!receiving)
+		return;
+	receiving = false;
+	pthread_mutex_unlock(&fs->receiver);
+}
+
+/*
+ * Requests that come soon after one another are waited for without sleeping: it takes
+ * longer to be woken than they take to come.
+ */
+static _Thread_local uint64_t active_us; /* when this thread last had something to do */
+static _Thread_local unsigned int eager;
+
+static void note_gap(uint64_t gap_us)
+{
+	if (gap_us < GAP_US)
+		eager = MIN(eager + 1, EAGER_MAX);
+	else
+		eager = eager > EAGER_LOSS ? eager - EAGER_LOSS : 0;
+}
+
+/* Take a request, waiting for it.  Returns as fuse_session_receive_buf() does. */
+static int receive(struct fs *fs, struct fuse_buf *buffer)
+{
+	struct pollfd pollfd = {.fd = fuse_session_fd(fs->session), .events = POLLIN};
+	int ret;
+
+	if (!receiving) {
+		if (pthread_mutex_trylock(&fs->receiver)) {
+			pool_rest();
+			pthread_mutex_lock(&fs->receiver);
+		}
+		receiving = true;
+	}
+	for (;;) {
+		if (fuse_session_exited(fs->session))
+			return 0;
+		ret = fuse_session_receive_buf(fs->session, buffer);
+		if (ret != -EAGAIN) {
+			note_gap(clock_us() - active_us);
+			active_us = clock_us();
+			return ret;
+		}
+		if (eager >= EAGER_MIN && clock_us() - active_us < SPIN_US) {
+			if (pool_attend())
+				active_us = clock_us();
+			else
+				sched_yield();
+			continue;
+		}
+		pool_rest();
+		if (poll(&pollfd, 1, -1) < 0)
+			return -errno;
+	}
+}
 
 static void *be_worker(void *context)
 {
@@ -46,14 +118,15 @@ static void *be_worker(void *context)
 	sigaddset(&kick, KICK_SIGNAL);
 	pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
 	while (!fuse_session_exited(fs->session)) {
-		int ret = fuse_session_receive_buf(fs->session, &buffer);
+		int ret = receive(fs, &buffer);
 
-		if (ret == -EINTR || ret == -EAGAIN)
+		if (ret == -EINTR)
 			continue;
 		if (ret <= 0)
 			break;
 		fuse_session_process_buf(fs->session, &buffer);
 	}
+	session_hand_over(fs);
 	free(buffer.mem);
 	eventfd_write(fs->ended_fd, 1);
 	return NULL;
@@ -169,7 +242,8 @@ int fs_serve(struct fs *fs, void (*ready)(void *context), void *context)
 	sigaddset(&ending, SIGTERM);
 	sigaddset(&ending, SIGHUP);
 	signals = signalfd(-1, &ending, SFD_CLOEXEC);
-	if (signals < 0 || sigaction(KICK_SIGNAL, &action, NULL) < 0)
+	if (signals < 0 || sigaction(KICK_SIGNAL, &action, NULL) < 0 ||
+	    fcntl(fuse_session_fd(fs->session), F_SETFL, O_NONBLOCK) < 0)
 		return -errno;
 	ret = start_workers(fs, &workers);
 	if (!ret && wait_for_begin(fs)) {
@@ -280,7 +354,9 @@ int fs_new(const struct options *options, struct engine *engine, struct catalog 
 	fs->gid = options->gid == UINT64_MAX ? getgid() : (gid_t)options->gid;
 	clock_gettime(CLOCK_REALTIME, &fs->started);
 	LIST_INIT(&fs->files);
+	LIST_INIT(&fs->nodes);
 	pthread_mutex_init(&fs->lock, NULL);
+	pthread_mutex_init(&fs->receiver, NULL);
 	fs->ready_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	fs->ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (fs->ready_fd < 0 || fs->ended_fd < 0)
@@ -301,8 +377,10 @@ void fs_free(struct fs *fs)
 		fuse_session_unmount(fs->session);
 		fuse_session_destroy(fs->session);
 	}
+	fs_forget_all(fs);
 	closep(&fs->ready_fd);
 	closep(&fs->ended_fd);
+	pthread_mutex_destroy(&fs->receiver);
 	pthread_mutex_destroy(&fs->lock);
 	free(fs);
 }

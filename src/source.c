@@ -15,6 +15,8 @@
 
 #define FIRST_PAUSE_MS 100
 #define LONGEST_PAUSE_MS 5000
+#define RATE_ASK (256u << 10) /* answers from that size on tell of the rate */
+#define RATE_BYTES (4u << 20)
 
 struct span {
 	uint64_t offset;
@@ -22,23 +24,31 @@ struct span {
 };
 
 struct source {
-	const struct store *store;
+	/* constant */
+	struct engine *engine;
 	struct image *image;
-	struct reader *reader; /* NULL: none runs */
+	pthread_mutex_t *lock; /* guards the rest */
 	int wake_fd;
+	struct reader *reader; /* NULL: none runs; only the thread that reads ends it */
+	bool reading; /* a thread is in source_readv(), and sees what comes unasked */
+	bool finishing; /* the program was told that nothing more is asked */
+	bool lost; /* the final error is for good */
 	unsigned int failures; /* in a row, without a byte between */
 	unsigned int strikes; /* ever: after these, what it sent before is in doubt */
-	bool finishing; /* the program was told that nothing more is asked */
 	uint64_t paused_until_ms;
-	uint64_t asked_ms; /* when the first ask was sent, or its last byte came */
+	uint64_t started_us; /* when the program was; 0 once its first byte has come */
+	uint64_t last_ms; /* when a byte came, or the first ask was made */
+	uint64_t asked_ms; /* since when the first ask is the first */
 	uint64_t begin_ms;
 	bool begun; /* the first ask's first byte has come */
+	uint64_t run_bytes, run_us; /* of long answers, not told to the engine yet */
 	size_t answered; /* asks that the running program has answered in full */
 	size_t first, count;
 	struct span asks[SOURCE_ASKS_MAX]; /* a ring; those that are not fully answered */
 };
 
-int source_new(const struct store *store, struct image *image, struct source **ret_source)
+int source_new(struct engine *engine, struct image *image, pthread_mutex_t *lock,
+	       struct source **ret_source)
 {
 	CLEANUP(freep) struct source *source = calloc(1, sizeof(*source));
 
@@ -47,17 +57,34 @@ int source_new(const struct store *store, struct image *image, struct source **r
 	source->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (source->wake_fd < 0)
 		return -errno;
-	source->store = store;
+	source->engine = engine;
 	source->image = image_ref(image);
+	source->lock = lock;
 	*ret_source = STEAL(source);
 	return 0;
+}
+
+static void count_up(struct source *source, enum counter counter, uint64_t n)
+{
+	stats_add(&source->engine->stats, source->image->stats, counter, n);
+}
+
+static void stop_program(struct source *source)
+{
+	if (source->reader)
+		stats_subtract(&source->engine->stats, source->image->stats,
+			       COUNT_RUNNING, 1);
+	reader_free(source->reader);
+	source->reader = NULL;
+	source->finishing = false;
+	source->answered = 0;
 }
 
 void source_free(struct source *source)
 {
 	if (!source)
 		return;
-	reader_free(source->reader);
+	stop_program(source);
 	closep(&source->wake_fd);
 	image_unref(source->image);
 	free(source);
@@ -68,11 +95,18 @@ void source_wake(struct source *source)
 	eventfd_write(source->wake_fd, 1);
 }
 
-void source_awake(struct source *source)
+/* The wake-up was seen. */
+static int awake(struct source *source)
 {
 	eventfd_t value;
 
 	eventfd_read(source->wake_fd, &value);
+	return -ECANCELED;
+}
+
+bool source_is_read(const struct source *source)
+{
+	return source->reading;
 }
 
 size_t source_asked(const struct source *source)
@@ -83,14 +117,6 @@ size_t source_asked(const struct source *source)
 static struct span *ask_at(struct source *source, size_t index)
 {
 	return &source->asks[(source->first + index) % SOURCE_ASKS_MAX];
-}
-
-static void stop_program(struct source *source)
-{
-	reader_free(source->reader);
-	source->reader = NULL;
-	source->finishing = false;
-	source->answered = 0;
 }
 
 /* The final error: nothing is asked any more. */
@@ -110,19 +136,20 @@ static uint64_t position(struct source *source)
 
 /*
  * The program did not do its part: it is ended, and another is to be started after a
- * pause.  @what says what it did, @failures counts how often in a row.  Returns 0, or the
- * final error.
+ * pause.  @what says what it did, @failures counts how often in a row.  Drops the lock.
+ * Returns 0, or the final error.
  */
 static int note_failure(struct source *source, const char *what, int err, bool may_retry,
 			unsigned int *failures)
 {
 	const char *said = source->reader ? reader_text(source->reader) : "";
-	uint64_t pause = FIRST_PAUSE_MS;
+	uint64_t pause = FIRST_PAUSE_MS, at = position(source);
 	bool again = may_retry && *failures < SOURCE_TRIES;
 
-	image_set_error(source->image, "%s at byte %" PRIu64 "%s%s%s", what,
-			position(source), *said ? ": " : "", said,
-			again ? " (started again)" : "");
+	pthread_mutex_unlock(source->lock);
+	image_set_error(source->image, "%s at byte %" PRIu64 "%s%s%s", what, at,
+			*said ? ": " : "", said, again ? " (started again)" : "");
+	pthread_mutex_lock(source->lock);
 	if (!again)
 		return fail(source, err);
 	stop_program(source);
@@ -139,7 +166,7 @@ static int note_status(struct source *source, int status, unsigned int *failures
 	char what[64];
 
 	if (status == -ECANCELED)
-		return status;
+		return awake(source);
 	if (status == -ETIMEDOUT)
 		return note_failure(source,
 				    "the store program closed its output and goes on",
@@ -150,18 +177,10 @@ static int note_status(struct source *source, int status, unsigned int *failures
 	if (!status)
 		return note_failure(source, "the store program ended too early", -EIO,
 				    true, failures);
+	source->lost = status == STORE_GONE || status == STORE_BAD_DATA;
 	snprintf(what, sizeof(what), "the store program ended with status %d", status);
 	return note_failure(source, what, store_errno(status), store_may_retry(status),
 			    failures);
-}
-
-/* The same after its output has ended. */
-static int note_end(struct source *source)
-{
-	uint64_t deadline = clock_ms() + source->store->stall_ms;
-
-	return note_status(source, reader_status(source->reader, deadline),
-			   &source->failures);
 }
 
 /*
@@ -180,69 +199,103 @@ static int check_silence(struct source *source)
 	char byte;
 	ssize_t n = reader_read(source->reader, &byte, 1, 0);
 
-	if (n == -ETIMEDOUT || n == -ECANCELED)
-		return 0;
 	/* An end is found by source_readv(), which can be woken. */
 	return n > 0 ? note_surplus(source) : 0;
 }
 
-int source_ask(struct source *source, uint64_t offset, uint64_t length)
+int source_ask_later(struct source *source, uint64_t offset, uint64_t length)
 {
-	int ret = source->reader && !source->count ? check_silence(source) : 0;
+	bool unseen = source->reader && !source->count && !source->reading;
+	int ret = unseen ? check_silence(source) : 0;
 
 	assert(length && source->count < SOURCE_ASKS_MAX);
 	if (ret < 0)
 		return ret;
 	*ask_at(source, source->count++) = (struct span){offset, length};
 	if (source->count == 1) {
-		source->asked_ms = clock_ms();
+		source->asked_ms = source->last_ms = clock_ms();
 		source->begun = false;
 	}
 	/*
 	 * A program that does not take it has ended: source_readv() will find that out.
 	 */
 	if (source->reader)
-		(void)reader_ask(source->reader, offset, length);
+		reader_ask(source->reader, offset, length);
+	else if (source->reading)
+		source_wake(source);
 	return 0;
 }
 
-/* Wait until the pause before the next try is over.  Returns 0 or -ECANCELED. */
-static int pause_over(struct source *source)
+int source_ask(struct source *source, uint64_t offset, uint64_t length)
+{
+	int ret = source_ask_later(source, offset, length);
+
+	source_flush(source);
+	return ret;
+}
+
+void source_flush(struct source *source)
+{
+	if (source->reader)
+		reader_flush(source->reader);
+}
+
+/* Wait for source_wake(), until @deadline_ms.  Returns 0 or -ECANCELED. */
+static int wait_for_wake(struct source *source, uint64_t deadline_ms)
 {
 	struct pollfd pollfd = {.fd = source->wake_fd, .events = POLLIN};
-	int left;
+	int left, ready = 0;
 
-	while ((left = clock_left_ms(source->paused_until_ms))) {
-		if (poll(&pollfd, 1, left) > 0)
-			return -ECANCELED;
-	}
-	return 0;
+	pthread_mutex_unlock(source->lock);
+	while (ready <= 0 && (left = clock_left_ms(deadline_ms)))
+		ready = poll(&pollfd, 1, left);
+	pthread_mutex_lock(source->lock);
+	return ready > 0 ? awake(source) : 0;
 }
 
 /* Start the program and ask it for all that is missing. */
 static int start_program(struct source *source)
 {
-	int ret = pause_over(source);
+	struct reader *reader;
+	int ret = wait_for_wake(source, source->paused_until_ms);
 
 	if (ret < 0)
 		return ret;
-	ret = reader_new(source->store, "read", source->image->id, source->wake_fd,
-			 &source->reader);
+	source->started_us = clock_us();
+	pthread_mutex_unlock(source->lock);
+	ret = reader_new(source->engine->store, "read", source->image->id,
+			 source->wake_fd, &reader);
+	pthread_mutex_lock(source->lock);
 	if (ret < 0)
 		return note_failure(source, strerror(-ret), -EIO, true,
 				    &source->failures);
+	source->reader = reader;
+	count_up(source, COUNT_STARTED, 1);
+	count_up(source, COUNT_RUNNING, 1);
+	if (source->failures || source->strikes)
+		count_up(source, COUNT_RESTARTED, 1);
 	for (size_t i = 0; i < source->count; i++) {
 		const struct span *ask = ask_at(source, i);
 
-		if (reader_ask(source->reader, ask->offset, ask->length) < 0)
-			break;
+		reader_ask(reader, ask->offset, ask->length);
 	}
-	source->asked_ms = clock_ms();
+	reader_flush(reader);
+	source->asked_ms = source->last_ms = clock_ms();
 	source->begun = false;
 	return 0;
 }
 
-/* Cut the pieces to the @limit bytes that belong to one ask. */
+/* Bytes that were asked for and did not come yet, @most at most. */
+static uint64_t missing(struct source *source, uint64_t most)
+{
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < source->count && sum < most; i++)
+		sum += ask_at(source, i)->length;
+	return MIN(sum, most);
+}
+
+/* Cut the pieces to the @limit bytes that were asked for. */
 static int limit_pieces(struct iovec *limited, const struct iovec *iov, int count,
 			uint64_t limit)
 {
@@ -258,70 +311,169 @@ static int limit_pieces(struct iovec *limited, const struct iovec *iov, int coun
 
 static void take_bytes(struct source *source, size_t size)
 {
-	struct span *ask = ask_at(source, 0);
 	uint64_t now = clock_ms();
 
+	count_up(source, COUNT_RECEIVED, size);
 	source->failures = 0;
-	if (!source->begun)
-		source->begin_ms = now - source->asked_ms;
-	source->begun = true;
-	ask->offset += size;
-	ask->length -= size;
-	if (ask->length)
-		return;
-	source->first = (source->first + 1) % SOURCE_ASKS_MAX;
-	source->count--;
-	source->answered++;
-	source->begun = false;
-	source->asked_ms = now;
+	source->last_ms = now;
+	if (source->started_us)
+		engine_note_start(source->engine, clock_us() - source->started_us);
+	source->started_us = 0;
+	while (size) {
+		struct span *ask = ask_at(source, 0);
+		size_t part = (size_t)MIN((uint64_t)size, ask->length);
+
+		if (!source->begun)
+			source->begin_ms = now - source->asked_ms;
+		source->begun = true;
+		ask->offset += part;
+		ask->length -= part;
+		size -= part;
+		if (ask->length)
+			return;
+		source->first = (source->first + 1) % SOURCE_ASKS_MAX;
+		source->count--;
+		source->answered++;
+		source->begun = false;
+		source->asked_ms = now;
+	}
 }
 
-ssize_t source_readv(struct source *source, const struct iovec *iov, int count)
+/* Have the engine know how fast long answers come. */
+static void note_rate(struct source *source, uint64_t bytes, uint64_t us)
 {
-	assert(source->count && count <= 2);
-	for (;;) {
-		struct iovec limited[2];
-		int used = limit_pieces(limited, iov, count, ask_at(source, 0)->length);
-		ssize_t n;
-		int ret;
+	source->run_bytes += bytes;
+	source->run_us += us;
+	if (source->run_bytes < RATE_BYTES)
+		return;
+	engine_note_rate(source->engine, source->run_bytes, source->run_us);
+	source->run_bytes = source->run_us = 0;
+}
 
-		if (!source->reader) {
-			ret = start_program(source);
-			if (ret < 0)
-				return ret;
-			continue;
-		}
-		n = reader_readv(source->reader, limited, used,
-				 clock_ms() + source->store->stall_ms);
-		if (n > 0) {
-			take_bytes(source, (size_t)n);
-			return n;
-		}
-		if (n == -ECANCELED)
-			return n;
-		if (n == -ETIMEDOUT)
-			ret = note_failure(source,
-					   "the store gave nothing until the stall limit",
-					   -ETIMEDOUT, false, &source->failures);
-		else if (n < 0)
-			ret = note_failure(source, strerror((int)-n), -EIO, true,
-					   &source->failures);
-		else
-			ret = note_end(source);
-		if (ret < 0)
-			return ret;
+/* Nothing is asked: wait for that, but look for what comes unasked, too. */
+static int wait_for_ask(struct source *source, uint64_t idle_ms)
+{
+	uint64_t stall_ms = clock_ms() + source->engine->store->stall_ms;
+	uint64_t deadline = MIN(idle_ms, stall_ms); /* asks do not wake us */
+	int ret;
+	char byte;
+	ssize_t n;
+
+	if (!source->reader) {
+		ret = wait_for_wake(source, idle_ms);
+		return source->count ? 0 : ret;
 	}
+	pthread_mutex_unlock(source->lock);
+	ret = reader_wait(source->reader, deadline);
+	pthread_mutex_lock(source->lock);
+	if (ret == -ECANCELED)
+		return awake(source);
+	if (ret < 0 || source->count)
+		return 0;
+	n = reader_read(source->reader, &byte, 1, 0);
+	if (n > 0)
+		return note_surplus(source);
+	/* It has ended, owing nothing. */
+	stop_program(source);
+	return 0;
+}
+
+ssize_t source_try_readv(struct source *source, const struct iovec *iov, int count)
+{
+	struct iovec limited[2];
+	size_t most = 0;
+	ssize_t n;
+	int used;
+
+	assert(!source->reading && count <= 2);
+	if (!source->count)
+		return 0;
+	for (int i = 0; i < count; i++)
+		most += iov[i].iov_len;
+	used = limit_pieces(limited, iov, count, missing(source, most));
+	n = source->reader ? reader_readv(source->reader, limited, used, 0) : 0;
+	if (n > 0)
+		take_bytes(source, (size_t)n);
+	else
+		n = n == -ETIMEDOUT ? 0 : -EAGAIN;
+	return n;
+}
+
+/* Read what was asked.  Returns the number of bytes, 0 to look again, or an error. */
+static ssize_t receive(struct source *source, const struct iovec *iov, int count)
+{
+	uint64_t most = 0, asked, begun_us = clock_us();
+	uint64_t deadline =
+		MAX(source->last_ms, clock_ms()) + source->engine->store->stall_ms;
+	struct iovec limited[2];
+	ssize_t n;
+	int used;
+
+	for (int i = 0; i < count; i++)
+		most += iov[i].iov_len;
+	asked = missing(source, most);
+	used = limit_pieces(limited, iov, count, asked);
+	pthread_mutex_unlock(source->lock);
+	n = reader_readv(source->reader, limited, used, deadline);
+	pthread_mutex_lock(source->lock);
+	if (n > 0) {
+		take_bytes(source, (size_t)n);
+		if (asked >= RATE_ASK)
+			note_rate(source, (uint64_t)n, clock_us() - begun_us);
+		return n;
+	}
+	if (n == -ECANCELED)
+		return awake(source);
+	if (n == -ETIMEDOUT) {
+		count_up(source, COUNT_STALLED, 1);
+		return note_failure(source,
+				    "the store gave nothing until the stall limit",
+				    -ETIMEDOUT, false, &source->failures);
+	}
+	if (n < 0)
+		return note_failure(source, strerror((int)-n), -EIO, true,
+				    &source->failures);
+	deadline = clock_ms() + source->engine->store->stall_ms;
+	pthread_mutex_unlock(source->lock);
+	n = reader_status(source->reader, deadline);
+	pthread_mutex_lock(source->lock);
+	return note_status(source, (int)n, &source->failures);
+}
+
+ssize_t source_readv(struct source *source, const struct iovec *iov, int count,
+		     uint64_t idle_ms)
+{
+	ssize_t n = 0;
+
+	assert(!source->reading && count <= 2);
+	source->reading = true;
+	source->lost = false;
+	while (!n) {
+		if (!source->count && clock_ms() >= idle_ms)
+			break;
+		if (!source->count)
+			n = wait_for_ask(source, idle_ms);
+		else if (!source->reader)
+			n = start_program(source);
+		else
+			n = receive(source, iov, count);
+	}
+	source->reading = false;
+	return n;
 }
 
 /* See that nothing more comes, and that its output ends.  Returns as note_failure(). */
 static int read_end(struct source *source)
 {
+	uint64_t deadline = clock_ms() + source->engine->store->stall_ms;
 	char byte;
-	ssize_t n = reader_read(source->reader, &byte, 1,
-				clock_ms() + source->store->stall_ms);
+	ssize_t n;
 
+	pthread_mutex_unlock(source->lock);
+	n = reader_read(source->reader, &byte, 1, deadline);
+	pthread_mutex_lock(source->lock);
 	if (n == -ECANCELED)
-		return (int)n;
+		return awake(source);
 	if (n > 0)
 		return note_surplus(source);
 	if (n == -ETIMEDOUT)
@@ -335,9 +487,11 @@ static int read_end(struct source *source)
 
 int source_finish(struct source *source)
 {
+	uint64_t deadline;
 	int ret;
 
-	assert(!source->count);
+	assert(!source->count && !source->reading);
+	source->lost = false;
 	if (!source->reader)
 		return -EAGAIN;
 	if (!source->finishing)
@@ -348,7 +502,10 @@ int source_finish(struct source *source)
 		return ret;
 	if (!source->reader)
 		return -EAGAIN;
-	ret = reader_status(source->reader, clock_ms() + source->store->stall_ms);
+	deadline = clock_ms() + source->engine->store->stall_ms;
+	pthread_mutex_unlock(source->lock);
+	ret = reader_status(source->reader, deadline);
+	pthread_mutex_lock(source->lock);
 	if (!ret) {
 		stop_program(source);
 		return 0;
@@ -357,10 +514,9 @@ int source_finish(struct source *source)
 	return ret < 0 ? ret : -EAGAIN;
 }
 
-void source_rest(struct source *source)
+bool source_is_lost(const struct source *source)
 {
-	if (!source->count)
-		stop_program(source);
+	return source->lost;
 }
 
 uint64_t source_begin_ms(const struct source *source)

@@ -21,13 +21,17 @@
 #include "stream.h"
 #include "thread.h"
 
-#define KEPT_BEHIND (1u << 20) /* the kernel's read-ahead comes out of order */
+#define KEPT_BEHIND ((size_t)1 << 20) /* the kernel's read-ahead comes out of order */
 #define FIRST_ASK \
 	((1u << 20) + (128u << 10)) /* a read of 1 MiB, and the read-ahead's \
 					       */
-#define SKIP_MAX (16u << 20)
 #define FETCH_MIN (256u << 10) /* ahead of the readers; less is not worth a call */
 #define FETCH_WAITED_MIN (64u << 10) /* while somebody waits */
+/*
+ * What comes out of order is not far off, measured by its own size; a small read that is
+ * further ahead is random, and what lies between would be fetched for nothing.
+ */
+#define GAP_READS 4
 #define SLOW_BEGIN_MS 10 /* asks that take so long to begin must be few */
 
 /* Bytes that are being given out: the ring must not drop them. */
@@ -41,35 +45,40 @@ struct stream {
 	struct engine *engine;
 	struct image *image;
 	pthread_mutex_t *lock;
-	struct source *source; /* used by the thread alone */
+	struct source *source;
+	struct stream_crowd crowd;
 	/* the lock guards the rest */
 	pthread_cond_t work; /* for the thread */
 	pthread_cond_t answers; /* for the assistant */
 	struct ring ring;
 	struct reads parked; /* in the order of their offsets */
 	TAILQ_HEAD(, pin) pins;
-	const struct extents *extents;
+	struct extents *extents;
 	uint64_t position; /* behind the furthest byte that was given out */
 	uint64_t asked_end; /* what was asked for ends here */
 	uint64_t last_ask; /* bytes */
 	uint64_t used_ms; /* when it was last read from */
+	uint64_t held_until_ms; /* room that others hold may be free then; 0: none is */
 	bool assisted; /* there is an assistant */
 	bool confirmed; /* the program ended well after the image's last byte */
+	bool unconfirmed; /* it did not, and that was final */
+	bool lost;
 	bool ending;
 	int err; /* final, negative */
 };
 
 int stream_new(struct engine *engine, struct image *image, uint64_t start,
-	       pthread_mutex_t *lock, struct stream **ret_stream)
+	       pthread_mutex_t *lock, const struct stream_crowd *crowd,
+	       struct stream **ret_stream)
 {
 	struct stream *stream = calloc(1, sizeof(*stream));
-	size_t size = engine_take_memory(engine);
+	size_t size = engine_stream_begins(engine);
 	int ret = stream ? ring_init(&stream->ring, size, start) : -ENOMEM;
 
 	if (!ret)
-		ret = source_new(engine->store, image, &stream->source);
+		ret = source_new(engine, image, lock, &stream->source);
 	if (ret < 0) {
-		engine_give_back(engine, size);
+		engine_stream_ends(engine, size);
 		if (stream)
 			ring_fini(&stream->ring);
 		free(stream);
@@ -78,6 +87,7 @@ int stream_new(struct engine *engine, struct image *image, uint64_t start,
 	stream->engine = engine;
 	stream->image = image;
 	stream->lock = lock;
+	stream->crowd = *crowd;
 	stream->position = stream->asked_end = start;
 	stream->used_ms = clock_ms();
 	TAILQ_INIT(&stream->parked);
@@ -94,11 +104,18 @@ void stream_free(struct stream *stream)
 		return;
 	assert(TAILQ_EMPTY(&stream->parked) && TAILQ_EMPTY(&stream->pins));
 	source_free(stream->source);
-	engine_give_back(stream->engine, stream->ring.size);
+	engine_stream_ends(stream->engine, stream->ring.size);
 	ring_fini(&stream->ring);
+	extents_unref(stream->extents);
 	pthread_cond_destroy(&stream->answers);
 	pthread_cond_destroy(&stream->work);
 	free(stream);
+}
+
+/* How much of what was read is kept for those who come late. */
+static size_t kept_behind(const struct stream *stream)
+{
+	return MIN(KEPT_BEHIND, stream->ring.size / 4);
 }
 
 static uint64_t end_of(const struct read *read)
@@ -142,9 +159,10 @@ static uint64_t wanted_end(const struct stream *stream)
 bool stream_reaches(const struct stream *stream, const struct read *read)
 {
 	uint64_t head = MAX(stream->ring.head, wanted_end(stream));
+	size_t most = stream->ring.size - kept_behind(stream);
 
 	return !stream_ended(stream) && read->offset >= stream->ring.kept &&
-	       read->offset <= head + stream->ring.size - KEPT_BEHIND;
+	       read->offset <= head + MIN(most, GAP_READS * read->size);
 }
 
 bool stream_can_skip(const struct stream *stream, const struct read *read)
@@ -156,13 +174,17 @@ bool stream_can_skip(const struct stream *stream, const struct read *read)
 	 * With nothing under way it goes anywhere; else what was asked has to come first.
 	 */
 	return stream->ring.head == stream->asked_end ||
-	       read->offset - stream->ring.head <= SKIP_MAX;
+	       read->offset - stream->ring.head <= engine_skip_max(stream->engine);
 }
 
 void stream_park(struct stream *stream, struct read *read)
 {
 	struct read *after = TAILQ_LAST(&stream->parked, reads);
+	uint64_t ahead = MAX(stream->ring.head, wanted_end(stream));
 
+	if (stream->ring.head < stream->asked_end && read->offset > ahead)
+		stats_add(&stream->engine->stats, stream->image->stats, COUNT_SKIPPED,
+			  MIN(read->offset, stream->asked_end) - ahead);
 	while (after && after->offset > read->offset)
 		after = TAILQ_PREV(after, reads, link);
 	if (after)
@@ -186,9 +208,15 @@ bool stream_unpark(struct stream *stream, const struct read *read)
 	return false;
 }
 
-void stream_set_extents(struct stream *stream, const struct extents *extents)
+void stream_set_extents(struct stream *stream, struct extents *extents)
 {
-	stream->extents = extents;
+	extents_unref(stream->extents);
+	stream->extents = extents_ref(extents);
+}
+
+void stream_look(struct stream *stream)
+{
+	pthread_cond_signal(&stream->work);
 }
 
 void stream_end(struct stream *stream, int err)
@@ -217,6 +245,32 @@ bool stream_unused(const struct stream *stream, uint64_t *ret_since_ms)
 		return false;
 	*ret_since_ms = stream->used_ms;
 	return true;
+}
+
+bool stream_is_lost(const struct stream *stream)
+{
+	return stream->lost;
+}
+
+bool stream_is_confirmed(const struct stream *stream)
+{
+	return stream->confirmed;
+}
+
+bool stream_is_unconfirmed(const struct stream *stream)
+{
+	return stream->unconfirmed;
+}
+
+uint64_t stream_waiting_since(const struct stream *stream)
+{
+	uint64_t since = UINT64_MAX;
+	const struct read *read;
+
+	TAILQ_FOREACH (read, &stream->parked, link) {
+		since = MIN(since, read->parked_ms);
+	}
+	return since;
 }
 
 uint64_t stream_position(const struct stream *stream)
@@ -274,17 +328,42 @@ static uint64_t needed_from(const struct stream *stream)
 	return from;
 }
 
+/* The same, and what those need who come behind and are not to be left behind. */
+static uint64_t kept_from(struct stream *stream)
+{
+	uint64_t needed = needed_from(stream);
+	uint64_t held = stream->crowd.held_from(stream->crowd.context, stream->ring.kept,
+						needed, &stream->held_until_ms);
+
+	return MIN(needed, held);
+}
+
 /* Whether somebody waits for bytes that are not there yet. */
 static bool is_waited_for(const struct stream *stream)
 {
 	return !TAILQ_EMPTY(&stream->parked) && wanted_end(stream) > stream->ring.head;
 }
 
+/* Give up memory that others need, or take what they gave up. */
+static void fit_ring(struct stream *stream)
+{
+	size_t size = stream->ring.size, fair = engine_fair_ring(stream->engine);
+
+	if (fair >= size - size / 8 && fair < 2 * size)
+		return;
+	if (!TAILQ_EMPTY(&stream->pins) ||
+	    stream->ring.head - MIN(needed_from(stream), stream->ring.head) > fair)
+		return;
+	if (!ring_resize(&stream->ring, fair))
+		engine_ring_changes(stream->engine, size, fair);
+}
+
 /* Drop what nobody needs, so that there is room.  Returns the room. */
 static size_t make_room(struct stream *stream)
 {
-	uint64_t needed = needed_from(stream);
-	uint64_t behind = stream->position - MIN(stream->position, (uint64_t)KEPT_BEHIND);
+	uint64_t needed = kept_from(stream);
+	uint64_t behind =
+		stream->position - MIN(stream->position, (uint64_t)kept_behind(stream));
 
 	ring_drop(&stream->ring, MIN(needed, behind));
 	/*
@@ -329,7 +408,7 @@ static bool must_skip(const struct stream *stream)
 	const struct read *first = TAILQ_FIRST(&stream->parked);
 
 	return first && stream->ring.head == stream->asked_end &&
-	       first->offset > stream->ring.head + KEPT_BEHIND;
+	       first->offset > stream->ring.head + kept_behind(stream);
 }
 
 /* Go on where the next read begins.  Returns false if bytes are being given out. */
@@ -341,6 +420,14 @@ static bool skip(struct stream *stream)
 		return false;
 	stream->ring.kept = stream->ring.head = stream->asked_end = stream->position = to;
 	return true;
+}
+
+static void fail(struct stream *stream, int err)
+{
+	stream->lost = source_is_lost(stream->source);
+	if (!stream->err)
+		stream->err = err;
+	stream->crowd.outcome(stream->crowd.context, stream);
 }
 
 /* Fetch @room bytes at most into the ring.  The lock is dropped meanwhile. */
@@ -358,35 +445,32 @@ static void fetch(struct stream *stream, size_t room)
 		stream->last_ask = ask;
 	}
 	count = ring_space(&stream->ring, room, iov);
-	pthread_mutex_unlock(stream->lock);
 	if (ask)
 		n = source_ask(stream->source, head, ask);
 	if (!n)
-		n = source_readv(stream->source, iov, count);
-	pthread_mutex_lock(stream->lock);
+		n = source_readv(stream->source, iov, count, UINT64_MAX);
 	if (n > 0)
 		ring_put(&stream->ring, (size_t)n);
-	else if (n != -ECANCELED && !stream->err)
-		stream->err = (int)n;
+	else if (n != -ECANCELED)
+		fail(stream, (int)n);
 }
 
 /* The image's end is there: have the program confirm it. */
 static void finish(struct stream *stream)
 {
 	uint64_t last = stream->image->size - 1;
-	int ret;
+	int ret = source_finish(stream->source);
 
-	pthread_mutex_unlock(stream->lock);
-	ret = source_finish(stream->source);
-	pthread_mutex_lock(stream->lock);
 	if (!ret) {
 		stream->confirmed = true;
+		stream->crowd.outcome(stream->crowd.context, stream);
 	} else if (ret == -EAGAIN) {
 		/* The last byte was not given out yet, so it can be fetched again. */
 		ring_rewind(&stream->ring, last);
 		stream->asked_end = last;
-	} else if (ret != -ECANCELED && !stream->err) {
-		stream->err = ret;
+	} else if (ret != -ECANCELED) {
+		stream->unconfirmed = true;
+		fail(stream, ret);
 	}
 }
 
@@ -395,6 +479,8 @@ static void wait_for_work(struct stream *stream)
 {
 	uint64_t deadline = stream->used_ms + stream->engine->idle_ms;
 
+	if (stream->held_until_ms)
+		deadline = MIN(deadline, stream->held_until_ms);
 	if (cond_wait_until(&stream->work, stream->lock, deadline) == -ETIMEDOUT &&
 	    TAILQ_EMPTY(&stream->parked) && TAILQ_EMPTY(&stream->pins) &&
 	    clock_ms() >= stream->used_ms + stream->engine->idle_ms)
@@ -411,8 +497,10 @@ static void answer_or_wait(struct stream *stream)
 static void step(struct stream *stream)
 {
 	uint64_t left = stream->image->size - stream->ring.head;
-	size_t room = make_room(stream), least;
+	size_t room, least;
 
+	fit_ring(stream);
+	room = make_room(stream);
 	if (answerable(stream)) {
 		if (!stream->assisted) {
 			answer_one(stream);

@@ -40,9 +40,9 @@ static void assert_holds(const struct ring *ring, uint64_t offset, size_t length
 	assert_int_equal(size, length);
 }
 
-static void a_size_that_is_no_power_of_two_is_refused(void **state)
+static void a_size_that_is_not_of_whole_pages_is_refused(void **state)
 {
-	static const size_t sizes[] = {0, 3, 6, 1000, SIZE - 1, SIZE + 1, SIZE_MAX};
+	static const size_t sizes[] = {0, 1, 3, 1000, SIZE - 1, SIZE + 1, SIZE_MAX};
 	struct ring ring = {.size = 42};
 
 	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++)
@@ -168,16 +168,45 @@ static void offsets_of_the_largest_image_are_held(void **state)
 	ring_fini(&ring);
 }
 
-static void a_ring_of_one_byte_works(void **state)
+static void a_size_that_is_no_power_of_two_works(void **state)
 {
 	struct ring ring;
 
-	assert_int_equal(ring_init(&ring, 1, 7), 0);
-	for (int i = 0; i < 20; i++) {
-		put(&ring, 1);
-		assert_holds(&ring, ring.kept, 1);
-		ring_drop(&ring, ring.head);
+	assert_int_equal(ring_init(&ring, 3 * SIZE, 7), 0);
+	for (int i = 0; i < 40; i++) {
+		put(&ring, SIZE + 1000);
+		assert_holds(&ring, ring.kept, ring.head - ring.kept);
+		ring_drop(&ring, ring.head - SIZE);
 	}
+	ring_fini(&ring);
+}
+
+static void a_ring_that_grows_keeps_all(void **state)
+{
+	struct ring ring;
+
+	assert_int_equal(ring_init(&ring, SIZE, 1000), 0);
+	put(&ring, SIZE);
+	assert_int_equal(ring_resize(&ring, 3 * SIZE), 0);
+	assert_int_equal(ring_room(&ring), 2 * SIZE);
+	put(&ring, 2 * SIZE);
+	assert_holds(&ring, 1000, 3 * SIZE);
+	ring_fini(&ring);
+}
+
+static void a_ring_that_shrinks_keeps_the_newest(void **state)
+{
+	struct ring ring;
+
+	assert_int_equal(ring_init(&ring, 4 * SIZE, 1000), 0);
+	put(&ring, 4 * SIZE);
+	ring_drop(&ring, 3000);
+	put(&ring, 1500);
+	assert_int_equal(ring_resize(&ring, SIZE), 0);
+	assert_true(ring.head == 1000 + 4 * SIZE + 1500);
+	assert_holds(&ring, ring.head - SIZE, SIZE);
+	assert_int_equal(ring_resize(&ring, SIZE + 1), -EINVAL);
+	assert_holds(&ring, ring.head - SIZE, SIZE);
 	ring_fini(&ring);
 }
 
@@ -223,7 +252,7 @@ static void whatever_the_order_what_is_held_is_right(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(a_size_that_is_no_power_of_two_is_refused),
+		cmocka_unit_test(a_size_that_is_not_of_whole_pages_is_refused),
 		cmocka_unit_test(more_than_there_is_memory_is_refused),
 		cmocka_unit_test(a_new_ring_is_empty_at_its_start),
 		cmocka_unit_test(what_was_put_is_got),
@@ -233,7 +262,9 @@ int main(void)
 		cmocka_unit_test(what_was_dropped_does_not_come_back),
 		cmocka_unit_test(the_newest_bytes_can_be_taken_back),
 		cmocka_unit_test(offsets_of_the_largest_image_are_held),
-		cmocka_unit_test(a_ring_of_one_byte_works),
+		cmocka_unit_test(a_size_that_is_no_power_of_two_works),
+		cmocka_unit_test(a_ring_that_grows_keeps_all),
+		cmocka_unit_test(a_ring_that_shrinks_keeps_the_newest),
 		cmocka_unit_test(memory_is_given_back_once),
 		cmocka_unit_test(whatever_the_order_what_is_held_is_right),
 	};
