@@ -36,7 +36,7 @@ struct engine {
 	atomic_uint_least64_t rate; /* bytes that a program gives in a millisecond */
 	/* guarded by the next */
 	pthread_mutex_t pools_lock; /* taken before that of a pool */
-	LIST_HEAD(, pool) pools; /* those that handles may share */
+	LIST_HEAD(pools, pool) pools; /* those that handles may share */
 	pthread_mutex_t lock; /* guards the rest; taken after a pool's lock */
 	pthread_cond_t no_threads;
 	size_t threads;

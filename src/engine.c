@@ -84,16 +84,18 @@ void engine_note_start(struct engine *engine, uint64_t start_us)
 
 void engine_note_rate(struct engine *engine, uint64_t bytes, uint64_t us)
 {
-	average(&engine->rate, MAX(bytes * 1000 / MAX(us, (uint64_t)1), (uint64_t)1));
+	average(&engine->rate, bytes * 1000 / (us + 1) + 1);
 }
 
 uint64_t engine_skip_max(const struct engine *engine)
 {
-	uint64_t start_us = engine->start_us, rate = engine->rate;
+	uint64_t start_us = engine->start_us, rate = engine->rate, skip;
 
 	if (!start_us || !rate)
 		return SKIP_UNKNOWN;
-	return MAX(MIN(start_us * rate / 1000, (uint64_t)SKIP_MOST), (uint64_t)SKIP_MIN);
+	skip = start_us * rate / 1000;
+	skip = MIN(skip, (uint64_t)SKIP_MOST);
+	return MAX(skip, (uint64_t)SKIP_MIN);
 }
 
 int engine_start_thread(struct engine *engine, void *(*run)(void *), void *context)

@@ -30,8 +30,8 @@ struct fs {
 	int ended_fd; /* an eventfd: a worker has seen the session's end */
 	pthread_mutex_t receiver; /* held by the worker that takes requests */
 	pthread_mutex_t lock; /* guards the rest */
-	LIST_HEAD(, open_file) files;
-	LIST_HEAD(, image) nodes; /* those that the kernel remembers; a reference each */
+	LIST_HEAD(open_files, open_file) files;
+	LIST_HEAD(nodes, image) nodes; /* those that the kernel remembers; a reference each */
 };
 
 extern const struct fuse_lowlevel_ops fs_operations;

@@ -209,15 +209,15 @@ static int set_option(struct options *options, char *name)
 		*(bool *)field = true;
 		return 0;
 	case KIND_TEXT:
-		return set_text((char **)field, strdup(value));
+		return set_text((char **)field, strdup(value ? value : ""));
 	case KIND_PATHS:
-		return set_text((char **)field, absolute_paths(value));
+		return set_text((char **)field, absolute_paths(value ? value : ""));
 	case KIND_KERNEL:
 		return add_for_kernel(options, name, value);
 	case KIND_IGNORED:
 		return 0;
 	default:
-		return set_number(option, (uint64_t *)field, value);
+		return set_number(option, (uint64_t *)field, value ? value : "");
 	}
 }
 

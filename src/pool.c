@@ -47,7 +47,7 @@ struct pool {
 	/* by itself */
 	atomic_bool failed; /* nobody is to join any more */
 	pthread_mutex_t lock; /* guards the rest; the streams' and lanes' too */
-	LIST_HEAD(, member) members;
+	LIST_HEAD(members, member) members;
 	size_t member_count;
 	uint64_t serial; /* counts those who ever joined */
 	struct runners streams, lanes;

@@ -52,7 +52,7 @@ struct stream {
 	pthread_cond_t answers; /* for the assistant */
 	struct ring ring;
 	struct reads parked; /* in the order of their offsets */
-	TAILQ_HEAD(, pin) pins;
+	TAILQ_HEAD(pins, pin) pins;
 	struct extents *extents;
 	uint64_t position; /* behind the furthest byte that was given out */
 	uint64_t asked_end; /* what was asked for ends here */

@@ -31,7 +31,7 @@ static bool is_reserved(const char *name)
 static char *escape_name(const char *name)
 {
 	bool reserved = is_reserved(name);
-	char *escaped = malloc(3 * strlen(name) + 1);
+	char *escaped = calloc(3, strlen(name) + 1);
 	char *out = escaped;
 
 	if (!escaped)
@@ -49,7 +49,7 @@ static char *escape_name(const char *name)
 /* Cut @name, at no place inside of an escape, so that the mark fits behind it. */
 static char *marked(char *name, uint64_t hash)
 {
-	CLEANUP(freep) char *owned = name;
+	CLEANUP(freep) __attribute__((unused)) char *owned = name;
 	size_t size = strlen(name);
 	char *ret;
 

@@ -162,7 +162,8 @@ static bool take_message(struct office *office)
 	if (header && header->cmsg_len <= CMSG_LEN(sizeof(fds)))
 		memcpy(fds, CMSG_DATA(header), header->cmsg_len - CMSG_LEN(0));
 	if (text[0] == MESSAGE_MOUNT)
-		snprintf(office->mountpoint, sizeof(office->mountpoint), "%s", text + 1);
+		snprintf(office->mountpoint, sizeof(office->mountpoint), "%.*s",
+			 PATH_MAX - 1, text + 1);
 	else if (fds[3] >= 0)
 		run_program(office, text + 1, (size_t)size - 1, fds);
 	for (size_t i = 0; i < PASSED_FDS; i++)

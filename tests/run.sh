@@ -1,44 +1,105 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 #
-# Install what the tests need, build with gcc and with clang, and run the tests.
-# Needs root on Debian 12; safe to run twice.
-set -euo pipefail
-cd "$(dirname "$0")/.."
+# Install what the tests need, build with gcc and with clang, plain and with sanitizers,
+# and run all tests.  Needs root on Debian 12; safe to run twice.
+#
+#	./tests/run.sh [STEP ...]	all steps by default; ./tests/run.sh list names them
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
 
-packages=(gcc clang meson ninja-build pkg-config libfuse3-dev fuse3 libjansson-dev
-	libcmocka-dev python3-pytest python3-pytest-xdist python3-hypothesis python3-docutils)
-missing=()
-for package in "${packages[@]}"; do
-	dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
-		missing+=("$package")
-done
-if [ ${#missing[@]} -gt 0 ]; then
+packages=(
+	gcc clang meson ninja-build pkg-config libfuse3-dev fuse3 libjansson-dev
+	libcmocka-dev libclang-rt-14-dev clang-tidy cppcheck valgrind python3-docutils
+	python3-pytest python3-pytest-xdist python3-hypothesis
+	acl attr e2fsprogs fio file gdb procps psmisc qemu-utils rsync util-linux
+)
+
+install() {
+	local missing=() package
+	for package in "${packages[@]}"; do
+		dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
+			missing+=("$package")
+	done
+	[ ${#missing[@]} -gt 0 ] || return 0
 	export DEBIAN_FRONTEND=noninteractive
-	apt-get update -qq
-	apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-fi
-
-passed=0 failed=0
-run() {
-	echo "== $*"
-	if timeout 900 "$@" </dev/null; then
-		passed=$((passed + 1))
-	else
-		failed=$((failed + 1))
-		echo "== FAILED: $*"
-	fi
+	apt-get update -qq &&
+		apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-for compiler in gcc clang; do
-	build=build-test-$compiler
-	[ -d "$build" ] || CC=$compiler meson setup "$build" >/dev/null
-	run ninja -C "$build"
-	run meson test -C "$build" --print-errorlogs --no-rebuild --timeout-multiplier 4
+# build NAME COMPILER [MESON OPTION ...]
+build() {
+	local folder=build-test-$1 compiler=$2
+	shift 2
+	[ -f "$folder/build.ninja" ] ||
+		CC=$compiler meson setup "$folder" -Dwerror=true "$@" >/dev/null || return 1
+	ninja -C "$folder" --quiet
+}
+
+units() {
+	meson test -C "build-test-$1" --print-errorlogs --no-rebuild --quiet \
+		--timeout-multiplier 4
+}
+
+# Everything that runs or mounts something, on the build NAME.
+pytests() {
+	local build=build-test-$1
+	shift
+	IMAGEFS_BUILD=$PWD/$build /usr/bin/python3 -m pytest -q -n 2 -p no:cacheprovider "$@"
+}
+
+sources() {
+	ls src/*.c src/stores/*.c
+}
+
+steps=(gcc clang address thread valgrind tidy check smoke mount stores mount_address
+	mount_thread)
+
+step_gcc() { build gcc gcc && units gcc; }
+step_clang() { build clang clang && units clang; }
+step_address() { build address clang -Db_sanitize=address,undefined \
+	-Db_lundef=false -Dbuildtype=debugoptimized && units address; }
+step_thread() { build thread gcc -Db_sanitize=thread -Dbuildtype=debugoptimized &&
+	units thread; }
+# What is not freed the address sanitizer tells; and what a failing exec(2) does, which the
+# warden's tests are about, valgrind does not show.
+step_valgrind() {
+	local tests
+	mapfile -t tests < <(meson test -C build-test-gcc --no-rebuild --list --suite unit |
+		sed 's/.*: *//' | grep -v warden)
+	meson test -C build-test-gcc --no-rebuild --quiet --timeout-multiplier 30 --wrap \
+		'valgrind --quiet --error-exitcode=1 --child-silent-after-fork=yes' \
+		"${tests[@]}"
+}
+step_tidy() { sources | xargs -P 2 -n 4 clang-tidy -p build-test-clang --quiet 2>/dev/null; }
+step_check() {
+	# shellcheck disable=SC2046 # a list of words
+	cppcheck --quiet --enable=warning,performance,portability --error-exitcode=1 \
+		--std=c11 -D_GNU_SOURCE -DFUSE_USE_VERSION=314 -I include --inline-suppr \
+		--suppress=missingIncludeSystem --suppress=uninitvar --suppress=memleak \
+		$(sources)
+}
+step_smoke() { tests/smoke.sh build-test-gcc; }
+step_mount() { pytests gcc tests/mount; }
+step_stores() { pytests gcc tests/stores; }
+step_mount_address() { pytests address tests/mount; }
+step_mount_thread() { pytests thread tests/mount; }
+
+if [ "${1:-}" = list ]; then
+	printf '%s\n' "${steps[@]}"
+	exit 0
+fi
+install || { echo "the packages cannot be installed" >&2; exit 1; }
+failed=()
+for step in "${@:-${steps[@]}}"; do
+	echo "== $step"
+	begun=$SECONDS
+	timeout 1200 bash -c "$(declare -f); steps=(); step_$step" </dev/null ||
+		failed+=("$step")
+	echo "== $step: $((SECONDS - begun)) s"
 done
-export IMAGEFS_BUILD=$PWD/build-test-gcc
-run tests/smoke.sh build-test-gcc
-run /usr/bin/python3 -m pytest -q -n 2 -p no:cacheprovider tests/stores/test_dir.py \
-	tests/stores/test_dog.py tests/stores/test_conformance.py
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+if [ ${#failed[@]} -gt 0 ]; then
+	echo "FAILED: ${failed[*]}"
+	exit 1
+fi
+echo "all passed in $SECONDS s"

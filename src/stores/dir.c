@@ -156,6 +156,7 @@ static int open_directory(const char *uri, int *ret_fd)
 static int open_image(int directory, const char *name, struct stat *ret_stat)
 {
 	struct open_how how = {
+		/* NOLINTNEXTLINE(misc-redundant-expression): on some machines O_LARGEFILE is 0 */
 		.flags = O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC | O_LARGEFILE,
 		.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
 	};
