@@ -13,9 +13,13 @@
 #include "image.h"
 #include "store.h"
 
+struct id_entry;
+
 struct listing {
 	struct image **images; /* a reference to each */
 	size_t count;
+	/* the same by their ids' file names, once somebody wants to know; guarded by a lock */
+	struct id_entry *by_id;
 	atomic_size_t refs;
 };
 
@@ -31,6 +35,16 @@ int listing_new(const struct store *store, const struct listing *old, int wake_f
 
 /* The image with this file name, borrowed, or NULL. */
 struct image *listing_find(const struct listing *listing, const char *file_name);
+
+/* The file name of the image's id, for the caller to free, or NULL. */
+char *listing_id_name(const struct image *image);
+
+/*
+ * The same by the file name of its id; of several with one id, any.  Returns 0, with NULL
+ * if there is none, or -ENOMEM.
+ */
+int listing_find_id(struct listing *listing, const char *id_name,
+		    struct image **ret_image);
 
 struct listing *listing_ref(struct listing *listing);
 void listing_unref(struct listing *listing);

@@ -15,6 +15,9 @@ void log_to_syslog(void);
 /* Whether lines of LOG_DEBUG are written; they are not at first. */
 void log_set_debug(bool on);
 
+/* The last lines, with their times, for the caller to free, or NULL without memory. */
+char *log_last(void);
+
 /*
  * Write one line of @level (LOG_ERR, LOG_WARNING, LOG_INFO or LOG_DEBUG).  Bytes that a
  * terminal would act on are written as '?': names and texts of stores may be passed.

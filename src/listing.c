@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -11,6 +12,11 @@
 
 #define FIRST_ROOM 64
 #define LOGGED_MAX 10 /* wrong lines of one list; the rest is counted */
+
+struct id_entry {
+	char *name;
+	struct image *image; /* borrowed from the listing */
+};
 
 struct collection {
 	const struct store *store;
@@ -195,6 +201,62 @@ struct image *listing_find(const struct listing *listing, const char *file_name)
 	return found ? *found : NULL;
 }
 
+char *listing_id_name(const struct image *image)
+{
+	return text_file_name(image->id);
+}
+
+static int compare_id_names(const void *a, const void *b)
+{
+	const struct id_entry *x = a, *y = b;
+
+	return strcmp(x->name, y->name);
+}
+
+static void free_by_id(struct id_entry *by_id, size_t count)
+{
+	for (size_t i = 0; by_id && i < count; i++)
+		free(by_id[i].name);
+	free(by_id);
+}
+
+static struct id_entry *sort_by_id(const struct listing *listing)
+{
+	struct id_entry *by_id = calloc(listing->count + 1, sizeof(*by_id));
+
+	for (size_t i = 0; by_id && i < listing->count; i++) {
+		by_id[i].image = listing->images[i];
+		by_id[i].name = listing_id_name(by_id[i].image);
+		if (!by_id[i].name) {
+			free_by_id(by_id, i);
+			return NULL;
+		}
+	}
+	if (by_id)
+		qsort(by_id, listing->count, sizeof(*by_id), compare_id_names);
+	return by_id;
+}
+
+int listing_find_id(struct listing *listing, const char *id_name,
+		    struct image **ret_image)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	struct id_entry key = {.name = (char *)id_name}, *found = NULL;
+	bool sorted;
+
+	pthread_mutex_lock(&lock);
+	if (!listing->by_id)
+		listing->by_id = sort_by_id(listing);
+	sorted = listing->by_id;
+	pthread_mutex_unlock(&lock);
+	if (!sorted)
+		return -ENOMEM;
+	found = bsearch(&key, listing->by_id, listing->count, sizeof(key),
+			compare_id_names);
+	*ret_image = found ? found->image : NULL;
+	return 0;
+}
+
 struct listing *listing_ref(struct listing *listing)
 {
 	atomic_fetch_add(&listing->refs, 1);
@@ -207,6 +269,7 @@ void listing_unref(struct listing *listing)
 		return;
 	for (size_t i = 0; i < listing->count; i++)
 		image_unref(listing->images[i]);
+	free_by_id(listing->by_id, listing->count);
 	free(listing->images);
 	free(listing);
 }

@@ -1,14 +1,23 @@
 /* SPDX-License-Identifier: MIT */
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "log.h"
 #include "text.h"
 
 #define LINE_SIZE 2048
+#define KEPT_LINES 200
+
+/* The last lines; kept_lock guards them. */
+static pthread_mutex_t kept_lock = PTHREAD_MUTEX_INITIALIZER;
+static char *kept[KEPT_LINES];
+static size_t kept_next;
 
 static atomic_bool use_syslog;
 static atomic_bool debug;
@@ -22,6 +31,43 @@ void log_to_syslog(void)
 void log_set_debug(bool on)
 {
 	debug = on;
+}
+
+/* Keep the line in the place of the oldest. */
+static void keep(const char *line)
+{
+	char when[32], *text;
+	time_t now = time(NULL);
+	struct tm tm;
+
+	if (!localtime_r(&now, &tm) ||
+	    !strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%S%z", &tm) ||
+	    asprintf(&text, "%s %s\n", when, line) < 0)
+		return;
+	pthread_mutex_lock(&kept_lock);
+	free(kept[kept_next]);
+	kept[kept_next] = text;
+	kept_next = (kept_next + 1) % KEPT_LINES;
+	pthread_mutex_unlock(&kept_lock);
+}
+
+char *log_last(void)
+{
+	char *text = NULL, *end;
+	size_t size = 1;
+
+	pthread_mutex_lock(&kept_lock);
+	for (size_t i = 0; i < KEPT_LINES; i++)
+		size += kept[i] ? strlen(kept[i]) : 0;
+	text = malloc(size);
+	end = text;
+	for (size_t i = 0; text && i < KEPT_LINES; i++) {
+		const char *line = kept[(kept_next + i) % KEPT_LINES];
+
+		end = stpcpy(end, line ? line : "");
+	}
+	pthread_mutex_unlock(&kept_lock);
+	return text;
 }
 
 void log_line(int level, const char *format, ...)
@@ -39,6 +85,7 @@ void log_line(int level, const char *format, ...)
 	vsnprintf(line + size, sizeof(line) - size - 1, format, args);
 	va_end(args);
 	text_make_printable(line);
+	keep(line + size);
 	if (use_syslog) {
 		syslog(level, "%s", line + size);
 		return;
