@@ -13,16 +13,17 @@
 
 #include "engine.h"
 #include "image.h"
+#include "owner.h"
 #include "read.h"
 
 struct lane;
 
 /*
- * Make a lane for @image.  @engine, @image and @lock are borrowed and outlive it.  The
- * caller owns *@ret_lane.  Returns 0 or a negative errno.
+ * Make a lane for @image.  @engine, @image, @lock and @owner are borrowed and outlive it.
+ * The caller owns *@ret_lane.  Returns 0 or a negative errno.
  */
 int lane_new(struct engine *engine, struct image *image, pthread_mutex_t *lock,
-	     struct lane **ret_lane);
+	     const struct owner *owner, struct lane **ret_lane);
 
 /*
  * Be the lane's thread, until it was told to end or was idle for the engine's limit.
@@ -57,14 +58,8 @@ void lane_unattend(struct lane *lane);
 /* Take back a read that waits; returns whether it did. */
 bool lane_unpark(struct lane *lane, const struct read *read);
 
-/* The final error if the version was found to be lost (source_is_lost()), else 0. */
-int lane_lost(const struct lane *lane);
-
 /* Since when (clock.h) a read waits for it, UINT64_MAX if none does. */
 uint64_t lane_waiting_since(const struct lane *lane);
-
-/* When (clock.h) it last came upon the stall limit, 0 if never. */
-uint64_t lane_stalled_ms(const struct lane *lane);
 
 /* End the thread as soon as possible; reads that still wait are answered with -EIO. */
 void lane_end(struct lane *lane);

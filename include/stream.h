@@ -16,30 +16,18 @@
 #include "engine.h"
 #include "extents.h"
 #include "image.h"
+#include "owner.h"
 #include "read.h"
 #include "ring.h"
 
 struct stream;
 
 /*
- * Those who read the same image side by side; called with the lock held.  @held_from
- * gives the least offset in [@kept, @needed) from which one of them is about to read on,
- * and in *@ret_until_ms (clock.h) until when that is to be believed; or UINT64_MAX and 0.
- * @outcome is told that the stream has failed or was confirmed, before any read is.
- */
-struct stream_crowd {
-	uint64_t (*held_from)(void *context, uint64_t kept, uint64_t needed,
-			      uint64_t *ret_until_ms);
-	void (*outcome)(void *context, const struct stream *stream);
-	void *context;
-};
-
-/*
- * Make a stream of @image that begins at @start.  @engine, @image, @lock and the context
- * of @crowd are borrowed and outlive it.  The caller owns *@ret_stream.  Returns 0 or a negative errno.
+ * Make a stream of @image that begins at @start.  @engine, @image, @lock and @owner
+ * are borrowed and outlive it.  The caller owns *@ret_stream.  Returns 0 or a negative errno.
  */
 int stream_new(struct engine *engine, struct image *image, uint64_t start,
-	       pthread_mutex_t *lock, const struct stream_crowd *crowd,
+	       pthread_mutex_t *lock, const struct owner *owner,
 	       struct stream **ret_stream);
 
 /*
@@ -82,16 +70,6 @@ void stream_end(struct stream *stream, int err);
 
 /* Whether it has failed or was told to end: nothing can be parked on it. */
 bool stream_ended(const struct stream *stream);
-
-/* The final error that ended it, negative, or 0. */
-int stream_error(const struct stream *stream);
-
-/* Whether the version was found to be lost (source_is_lost()). */
-bool stream_is_lost(const struct stream *stream);
-
-/* Whether the program has confirmed all up to the image's end, or failed to, finally. */
-bool stream_is_confirmed(const struct stream *stream);
-bool stream_is_unconfirmed(const struct stream *stream);
 
 /* Since when (clock.h) a read waits for it, UINT64_MAX if none does. */
 uint64_t stream_waiting_since(const struct stream *stream);

@@ -32,12 +32,11 @@ struct lane {
 	struct engine *engine;
 	pthread_mutex_t *lock; /* guards the rest */
 	struct source *source;
+	const struct owner *owner;
 	struct asks asks; /* in the order of asking */
 	size_t count;
 	size_t sent; /* of them, the first so many were sent to the program */
 	uint64_t used_ms;
-	uint64_t stalled_ms;
-	int lost; /* the final error, if the version is lost */
 	bool ending;
 	bool attended; /* the thread leaves it to another to take what comes */
 	pthread_cond_t unattended;
@@ -47,7 +46,7 @@ struct lane {
 };
 
 int lane_new(struct engine *engine, struct image *image, pthread_mutex_t *lock,
-	     struct lane **ret_lane)
+	     const struct owner *owner, struct lane **ret_lane)
 {
 	struct lane *lane = calloc(1, sizeof(*lane));
 	int ret = lane ? source_new(engine, image, lock, &lane->source) : -ENOMEM;
@@ -65,6 +64,7 @@ int lane_new(struct engine *engine, struct image *image, pthread_mutex_t *lock,
 	lane->room = BUFFER_SIZE;
 	lane->engine = engine;
 	lane->lock = lock;
+	lane->owner = owner;
 	lane->used_ms = clock_ms();
 	TAILQ_INIT(&lane->asks);
 	cond_init(&lane->unattended);
@@ -93,16 +93,6 @@ bool lane_is_open(const struct lane *lane)
 size_t lane_load(const struct lane *lane)
 {
 	return lane->count;
-}
-
-uint64_t lane_stalled_ms(const struct lane *lane)
-{
-	return lane->stalled_ms;
-}
-
-int lane_lost(const struct lane *lane)
-{
-	return lane->lost;
 }
 
 uint64_t lane_waiting_since(const struct lane *lane)
@@ -232,6 +222,22 @@ static void fail_first(struct lane *lane, size_t count, int err)
 	answer(lane, &failed, err);
 }
 
+/* The source has failed finally, and has forgotten what was sent. */
+static void fail(struct lane *lane, int err)
+{
+	size_t count = MAX(lane->sent, (size_t)1);
+	uint64_t start = UINT64_MAX, end = 0;
+	const struct ask *ask = TAILQ_FIRST(&lane->asks);
+
+	for (size_t i = 0; ask && i < count; i++, ask = TAILQ_NEXT(ask, link)) {
+		start = MIN(start, ask->offset);
+		end = MAX(end, ask->offset + ask->size);
+	}
+	lane->owner->failed(lane->owner->context, err, source_is_lost(lane->source),
+			    start, end);
+	fail_first(lane, count, err);
+}
+
 /* Make room for the whole of the first answer. */
 static int make_room(struct lane *lane)
 {
@@ -356,16 +362,12 @@ void lane_run(struct lane *lane)
 		ret = send_asks(lane);
 		if (!ret)
 			ret = receive(lane);
-		if (ret == -ETIMEDOUT)
-			lane->stalled_ms = clock_ms();
 		/* Without memory an answer under way cannot be read to its end. */
 		if (ret == -ENOMEM)
 			lane->ending = true;
-		if (ret < 0 && source_is_lost(lane->source))
-			lane->lost = ret;
-		/* The source has forgotten what was sent; what was not is tried anew. */
+		/* What was not sent is tried anew. */
 		if (ret < 0)
-			fail_first(lane, MAX(lane->sent, (size_t)1), ret);
+			fail(lane, ret);
 		lane->taking = false;
 	}
 	while (lane->taking)

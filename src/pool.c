@@ -16,7 +16,7 @@
 #define LANE_LOAD 32 /* with so many reads waiting for each, one more lane is opened */
 #define TRAILS 32
 #define RUN_MIN (64u << 10) /* shorter runs happen by accident */
-#define REFUSAL_MS 1000 /* after a stall the kernel asks again: it is told at once */
+#define REFUSAL_MS 1000
 #define HOLD_MS 50 /* so long those in front wait for one who has fallen behind */
 #define ZEROS_SIZE (1u << 20)
 
@@ -54,10 +54,14 @@ struct pool {
 	size_t stream_count, lane_count;
 	struct trail trails[TRAILS];
 	uint64_t reads;
-	uint64_t stalled_ms; /* when a stream last came upon the stall limit */
+	struct {
+		uint64_t start, end;
+		uint64_t at_ms;
+	} stalled; /* what last came upon the stall limit */
 	bool begun; /* the image's start was read */
 	bool doubt; /* the end was not confirmed: only a stream may give it out */
 	int err; /* the version is lost, negative: all reads fail */
+	struct owner owner; /* of the streams and lanes: this */
 	struct holes holes;
 	size_t refs; /* the members', and each thread's */
 	bool closed;
@@ -146,7 +150,7 @@ static bool runs_on(struct pool *pool, const struct read *read)
 
 /* ---- members ---- */
 
-/* As struct stream_crowd says.  A member who is alone holds nobody up. */
+/* As struct owner says.  A member who is alone holds nobody up. */
 static uint64_t held_from(void *context, uint64_t kept, uint64_t needed,
 			  uint64_t *ret_until_ms)
 {
@@ -176,6 +180,29 @@ static void note_member(struct member *member, const struct read *read)
 	member->position = member->runs ? MAX(member->position, read->offset + read->size)
 					: read->offset + read->size;
 	member->read_ms = clock_ms();
+}
+
+/* As struct owner says. */
+static void note_failed(void *context, int err, bool lost, uint64_t start, uint64_t end)
+{
+	struct pool *pool = context;
+
+	if (err == -ETIMEDOUT) {
+		pool->stalled.start = start;
+		pool->stalled.end = end;
+		pool->stalled.at_ms = clock_ms();
+	}
+	if (!lost)
+		return;
+	pool->err = err;
+	pool->failed = true;
+}
+
+static void note_ended(void *context, bool confirmed)
+{
+	struct pool *pool = context;
+
+	pool->doubt = !confirmed;
 }
 
 /* Have the streams look again at who holds them up. */
@@ -210,6 +237,7 @@ static int pool_new(struct engine *engine, struct image *image, struct pool **re
 		return ret;
 	pool->holes.take = take_extents;
 	pool->holes.context = pool;
+	pool->owner = (struct owner){held_from, note_failed, note_ended, pool};
 	pool->engine = engine;
 	pool->image = image_ref(image);
 	pthread_mutex_init(&pool->lock, NULL);
@@ -298,12 +326,6 @@ void pool_leave(struct pool *pool, struct member *member)
 
 /* ---- threads ---- */
 
-static void note_lost(struct pool *pool, int err)
-{
-	pool->err = err;
-	pool->failed = true;
-}
-
 static void *run_stream(void *context)
 {
 	struct runner *runner = context;
@@ -316,8 +338,6 @@ static void *run_stream(void *context)
 	TAILQ_REMOVE(&pool->streams, runner, link);
 	pool->stream_count--;
 	note_end(pool, stream_position(stream));
-	if (stream_error(stream) == -ETIMEDOUT)
-		pool->stalled_ms = clock_ms();
 	pthread_mutex_unlock(&pool->lock);
 	stream_free(stream);
 	free(runner);
@@ -325,17 +345,6 @@ static void *run_stream(void *context)
 	unref_and_unlock(pool);
 	engine_thread_ends(engine);
 	return NULL;
-}
-
-/* Called by a stream as soon as it fails or is confirmed, before reads are told. */
-static void note_outcome(void *context, const struct stream *stream)
-{
-	struct pool *pool = context;
-
-	if (stream_is_lost(stream))
-		note_lost(pool, stream_error(stream));
-	pool->doubt = !stream_is_confirmed(stream) &&
-		      (pool->doubt || stream_is_unconfirmed(stream));
 }
 
 static void *run_lane(void *context)
@@ -384,7 +393,6 @@ static int start_locked(struct pool *pool, void *(*run)(void *), void *context)
 static int open_stream_locked(struct pool *pool, uint64_t start,
 			      struct stream **ret_stream)
 {
-	struct stream_crowd crowd = {held_from, note_outcome, pool};
 	struct runner *runner = calloc(1, sizeof(*runner));
 	int ret;
 
@@ -392,7 +400,7 @@ static int open_stream_locked(struct pool *pool, uint64_t start,
 		return -ENOMEM;
 	runner->pool = pool;
 	runner->serial = pool->serial;
-	ret = stream_new(pool->engine, pool->image, start, &pool->lock, &crowd,
+	ret = stream_new(pool->engine, pool->image, start, &pool->lock, &pool->owner,
 			 &runner->stream);
 	if (!ret)
 		ret = start_locked(pool, run_stream, runner);
@@ -418,7 +426,8 @@ static int open_lane_locked(struct pool *pool, struct lane **ret_lane)
 		return -ENOMEM;
 	runner->pool = pool;
 	runner->serial = pool->serial;
-	ret = lane_new(pool->engine, pool->image, &pool->lock, &runner->lane);
+	ret = lane_new(pool->engine, pool->image, &pool->lock, &pool->owner,
+		       &runner->lane);
 	if (!ret)
 		ret = start_locked(pool, run_lane, runner);
 	if (ret < 0) {
@@ -501,22 +510,25 @@ static int choose_lane_locked(struct pool *pool, const struct member *member,
 	return 0;
 }
 
-/* The error that a read is refused with, without trying, or 0. */
-static int refusal_locked(struct pool *pool)
+/*
+ * The error that a read is refused with, without trying, or 0.  What has come upon the
+ * stall limit the kernel asks for again, page by page: it is told at once.
+ */
+static int refusal_locked(const struct pool *pool, const struct member *member,
+			  const struct read *read)
 {
-	uint64_t stalled_ms = pool->stalled_ms;
-	struct runner *runner;
+	uint64_t at_ms = pool->stalled.at_ms;
 
 	if (pool->closed)
 		return -EIO;
-	TAILQ_FOREACH (runner, &pool->lanes, link) {
-		stalled_ms = MAX(stalled_ms, lane_stalled_ms(runner->lane));
-		if (lane_lost(runner->lane))
-			note_lost(pool, lane_lost(runner->lane));
-	}
 	if (pool->err)
 		return pool->err;
-	return stalled_ms && clock_ms() - stalled_ms < REFUSAL_MS ? -ETIMEDOUT : 0;
+	if (!at_ms || member->joined_ms > at_ms || clock_ms() >= at_ms + REFUSAL_MS)
+		return 0;
+	return read->offset < pool->stalled.end &&
+			       read->offset + read->size > pool->stalled.start
+		       ? -ETIMEDOUT
+		       : 0;
 }
 
 /* Have the read answered later.  Returns 0 or a negative errno. */
@@ -628,14 +640,14 @@ void pool_read(struct pool *pool, struct member *member, struct read *read)
 		pool_rest();
 	pthread_mutex_lock(&pool->lock);
 	note_member(member, read);
-	err = refusal_locked(pool);
-	/* After a stall, what is there can be given; of a lost version, nothing. */
-	if (!err || err == -ETIMEDOUT)
+	err = refusal_locked(pool, member, read);
+	/* Of a lost version nothing is given, not even what is there. */
+	if (!pool->err && !pool->closed) {
 		answered = answer_locked(pool, member, read);
-	if (!answered && (!err || err == -ETIMEDOUT))
-		is_hole = read->size <= ZEROS_SIZE &&
+		is_hole = !answered && read->size <= ZEROS_SIZE &&
 			  holes_cover(&pool->holes, member->joined_ms, read->offset,
 				      read->size);
+	}
 	if (!answered && !is_hole && !err) {
 		err = park_locked(pool, member, read);
 		if (!err && !recent)
@@ -644,7 +656,7 @@ void pool_read(struct pool *pool, struct member *member, struct read *read)
 		if (err && err != -EINTR)
 			failed = image_ref(pool->image);
 	}
-	if (!answered && is_hole)
+	if (is_hole)
 		count_up(pool, COUNT_HOLES);
 	pthread_mutex_unlock(&pool->lock);
 	/* From the reply on the pool may be gone. */

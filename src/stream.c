@@ -46,7 +46,7 @@ struct stream {
 	struct image *image;
 	pthread_mutex_t *lock;
 	struct source *source;
-	struct stream_crowd crowd;
+	const struct owner *owner;
 	/* the lock guards the rest */
 	pthread_cond_t work; /* for the thread */
 	pthread_cond_t answers; /* for the assistant */
@@ -61,14 +61,12 @@ struct stream {
 	uint64_t held_until_ms; /* room that others hold may be free then; 0: none is */
 	bool assisted; /* there is an assistant */
 	bool confirmed; /* the program ended well after the image's last byte */
-	bool unconfirmed; /* it did not, and that was final */
-	bool lost;
 	bool ending;
 	int err; /* final, negative */
 };
 
 int stream_new(struct engine *engine, struct image *image, uint64_t start,
-	       pthread_mutex_t *lock, const struct stream_crowd *crowd,
+	       pthread_mutex_t *lock, const struct owner *owner,
 	       struct stream **ret_stream)
 {
 	struct stream *stream = calloc(1, sizeof(*stream));
@@ -87,7 +85,7 @@ int stream_new(struct engine *engine, struct image *image, uint64_t start,
 	stream->engine = engine;
 	stream->image = image;
 	stream->lock = lock;
-	stream->crowd = *crowd;
+	stream->owner = owner;
 	stream->position = stream->asked_end = start;
 	stream->used_ms = clock_ms();
 	TAILQ_INIT(&stream->parked);
@@ -234,32 +232,12 @@ bool stream_ended(const struct stream *stream)
 	return stream->ending || stream->err;
 }
 
-int stream_error(const struct stream *stream)
-{
-	return stream->err;
-}
-
 bool stream_unused(const struct stream *stream, uint64_t *ret_since_ms)
 {
 	if (!TAILQ_EMPTY(&stream->parked) || stream_ended(stream))
 		return false;
 	*ret_since_ms = stream->used_ms;
 	return true;
-}
-
-bool stream_is_lost(const struct stream *stream)
-{
-	return stream->lost;
-}
-
-bool stream_is_confirmed(const struct stream *stream)
-{
-	return stream->confirmed;
-}
-
-bool stream_is_unconfirmed(const struct stream *stream)
-{
-	return stream->unconfirmed;
 }
 
 uint64_t stream_waiting_since(const struct stream *stream)
@@ -332,8 +310,9 @@ static uint64_t needed_from(const struct stream *stream)
 static uint64_t kept_from(struct stream *stream)
 {
 	uint64_t needed = needed_from(stream);
-	uint64_t held = stream->crowd.held_from(stream->crowd.context, stream->ring.kept,
-						needed, &stream->held_until_ms);
+	uint64_t held =
+		stream->owner->held_from(stream->owner->context, stream->ring.kept,
+					 needed, &stream->held_until_ms);
 
 	return MIN(needed, held);
 }
@@ -424,10 +403,13 @@ static bool skip(struct stream *stream)
 
 static void fail(struct stream *stream, int err)
 {
-	stream->lost = source_is_lost(stream->source);
+	const struct read *first = TAILQ_FIRST(&stream->parked);
+	uint64_t start = first ? first->offset : stream->ring.head;
+
 	if (!stream->err)
 		stream->err = err;
-	stream->crowd.outcome(stream->crowd.context, stream);
+	stream->owner->failed(stream->owner->context, err, source_is_lost(stream->source),
+			      start, MAX(start, wanted_end(stream)));
 }
 
 /* Fetch @room bytes at most into the ring.  The lock is dropped meanwhile. */
@@ -463,13 +445,13 @@ static void finish(struct stream *stream)
 
 	if (!ret) {
 		stream->confirmed = true;
-		stream->crowd.outcome(stream->crowd.context, stream);
+		stream->owner->ended(stream->owner->context, true);
 	} else if (ret == -EAGAIN) {
 		/* The last byte was not given out yet, so it can be fetched again. */
 		ring_rewind(&stream->ring, last);
 		stream->asked_end = last;
 	} else if (ret != -ECANCELED) {
-		stream->unconfirmed = true;
+		stream->owner->ended(stream->owner->context, false);
 		fail(stream, ret);
 	}
 }
