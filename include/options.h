@@ -26,6 +26,8 @@ struct options {
 	bool ro, rw, dev, suid; /* taken from mount(8), without effect */
 	char *fsname; /* NULL: the store's URI */
 	char *store_path; /* folders, absolute, separated by ':'; NULL: none */
+	char *store_user; /* a name or a number; NULL: who runs the daemon */
+	char *env; /* names of variables, separated by ':'; NULL: none */
 	char *kernel; /* options for the kernel, separated by commas, "" if none */
 	uint64_t uid, gid; /* UINT64_MAX: those of who mounts */
 	uint64_t mode; /* of images */

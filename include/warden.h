@@ -13,7 +13,10 @@
 #ifndef IMAGEFS_WARDEN_H
 #define IMAGEFS_WARDEN_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 struct warden;
 
@@ -27,18 +30,29 @@ struct child {
 
 #define CHILD_NONE ((struct child){-1, -1, -1, -1})
 
+/* How programs are run. */
+struct warden_options {
+	const char *env; /* more variables that they get: environment.h; NULL: none */
+	bool as_user; /* they are run as @uid, @gid and in @groups; needs root */
+	uid_t uid;
+	gid_t gid;
+	gid_t *groups;
+	size_t group_count;
+};
+
 /*
- * Fork the warden.  To be called before any thread exists.  The caller owns *@ret_warden
- * and ends it with warden_free().  Returns 0 or a negative errno.
+ * Fork the warden.  To be called before any thread exists.  @options, borrowed for the
+ * call, may be NULL.  The caller owns *@ret_warden and ends it with warden_free().
+ * Returns 0 or a negative errno.
  */
-int warden_new(struct warden **ret_warden);
+int warden_new(const struct warden_options *options, struct warden **ret_warden);
 
 /* Tell the warden what to unmount, should the daemon die.  Returns 0 or an errno. */
 int warden_watch_mount(struct warden *warden, const char *mountpoint);
 
 /*
- * Run the program @argv[0], a path, with @argv, NULL at the end, and the warden's
- * environment.  The caller owns *@ret_child and ends it with child_kill().  Does not wait
+ * Run the program @argv[0], a path, with @argv, NULL at the end, and what environment.h
+ * allows of the warden's environment.  It can gain no privileges (no_new_privs).  The caller owns *@ret_child and ends it with child_kill().  Does not wait
  * for the program to run: that it could not be started is seen in its status (127, with
  * a line on its standard error).  Returns 0, -E2BIG, or another negative errno.
  */

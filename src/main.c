@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -165,6 +167,47 @@ static int set_environment(uint64_t stall_ms)
 		       : 0;
 }
 
+/* The user that store programs are to run as, with all groups. */
+static int find_user(const char *name, struct warden_options *warden)
+{
+	char *end;
+	unsigned long number = strtoul(name, &end, 10);
+	const struct passwd *user =
+		*name && !*end ? getpwuid((uid_t)number) : getpwnam(name);
+	int count = 0;
+
+	if (!user || geteuid()) {
+		log_line(LOG_ERR, "store_user=%s: %s", name,
+			 user ? "only root can change the user" : "no such user");
+		return -EINVAL;
+	}
+	getgrouplist(user->pw_name, user->pw_gid, NULL, &count);
+	warden->groups = calloc((size_t)count + 1, sizeof(gid_t));
+	if (!warden->groups ||
+	    getgrouplist(user->pw_name, user->pw_gid, warden->groups, &count) < 0)
+		return -ENOMEM;
+	warden->as_user = true;
+	warden->uid = user->pw_uid;
+	warden->gid = user->pw_gid;
+	warden->group_count = (size_t)count;
+	return 0;
+}
+
+static int start_warden(const struct options *options, struct warden **ret_warden)
+{
+	struct warden_options warden = {.env = options->env};
+	int ret = options->store_user ? find_user(options->store_user, &warden) : 0;
+
+	if (!ret) {
+		ret = warden_new(&warden, ret_warden);
+		if (ret < 0)
+			log_line(LOG_ERR, "the warden process cannot be started: %s",
+				 strerror(-ret));
+	}
+	free(warden.groups);
+	return ret;
+}
+
 static int open_store(const struct options *options, struct warden **ret_warden,
 		      struct store **ret_store)
 {
@@ -177,11 +220,8 @@ static int open_store(const struct options *options, struct warden **ret_warden,
 	(*ret_store)->immutable = options->immutable;
 	ret = set_environment(stall_ms);
 	if (!ret)
-		ret = warden_new(ret_warden);
-	if (ret < 0)
-		log_line(LOG_ERR, "the warden process cannot be started: %s",
-			 strerror(-ret));
-	else
+		ret = start_warden(options, ret_warden);
+	if (!ret)
 		(*ret_store)->warden = *ret_warden;
 	return ret;
 }

@@ -66,6 +66,10 @@ static const struct option table[] = {
 	 "keep nothing in the kernel's page cache"},
 	{"store_path", KIND_PATHS, FIELD(store_path), 0, 0, "=DIR[:DIR]",
 	 "look for store programs here first"},
+	{"store_user", KIND_TEXT, FIELD(store_user), 0, 0, "=USER",
+	 "run store programs as this user, as root"},
+	{"env", KIND_TEXT, FIELD(env), 0, 0, "=NAME[:NAME]",
+	 "more variables for store programs; NAME* for all that begin so"},
 	{"ro", KIND_SWITCH, FIELD(ro), 0, 0, "", "accepted: a mount is always read-only"},
 	{"rw", KIND_SWITCH, FIELD(rw), 0, 0, "", NULL},
 	{"nodev", KIND_KERNEL, 0, 0, 0, "", NULL},
@@ -404,6 +408,8 @@ void options_fini(struct options *options)
 	free(options->mountpoint);
 	free(options->fsname);
 	free(options->store_path);
+	free(options->store_user);
+	free(options->env);
 	free(options->kernel);
 	*options = (struct options){0};
 }

@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
@@ -25,6 +26,7 @@
 
 #include "cleanup.h"
 #include "clock.h"
+#include "environment.h"
 #include "warden.h"
 
 #define MESSAGE_MAX 65536
@@ -58,6 +60,7 @@ struct office {
 	int socket;
 	int signals;
 	sigset_t original_mask;
+	struct warden_options options;
 	struct rlimit files; /* for programs: as it was before the daemon raised it */
 	size_t count;
 	struct wards wards;
@@ -73,13 +76,27 @@ static void say(const char *text)
 	(void)n;
 }
 
+static bool change_user(const struct warden_options *options)
+{
+	return !options->as_user ||
+	       (!setgroups(options->group_count, options->groups) &&
+		!setresgid(options->gid, options->gid, options->gid) &&
+		!setresuid(options->uid, options->uid, options->uid));
+}
+
 static _Noreturn void become(const struct office *office, pid_t warden, char **argv,
 			     const int *fds)
 {
+	setpgid(0, 0);
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+	    !change_user(&office->options)) {
+		say("cannot give up privileges\n");
+		_exit(STATUS_NOT_RUN);
+	}
+	/* A change of user takes it back. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != warden)
 		_exit(STATUS_NOT_RUN);
-	setpgid(0, 0);
 	/* None of @fds is below 3: the warden keeps 0, 1 and 2 taken. */
 	for (int i = 0; i < 3; i++)
 		if (dup2(fds[i], i) < 0)
@@ -306,11 +323,12 @@ static int let_go(void)
 	return null;
 }
 
-static _Noreturn void be_warden(int socket, const sigset_t *original_mask,
-				const struct rlimit *files)
+static _Noreturn void be_warden(int socket, const struct warden_options *options,
+				const sigset_t *original_mask, const struct rlimit *files)
 {
 	struct office office = {
 		.socket = socket,
+		.options = *options,
 		.original_mask = *original_mask,
 		.files = *files,
 		.wards = LIST_HEAD_INITIALIZER(office.wards),
@@ -326,7 +344,7 @@ static _Noreturn void be_warden(int socket, const sigset_t *original_mask,
 	sigemptyset(&child);
 	sigaddset(&child, SIGCHLD);
 	office.signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (office.signals < 0 || let_go() < 0)
+	if (office.signals < 0 || let_go() < 0 || environment_clean(options->env) < 0)
 		_exit(EXIT_FAILURE);
 	close_other_fds(&office);
 	while (work(&office)) {
@@ -372,8 +390,9 @@ static struct rlimit raise_file_limit(void)
 	return was;
 }
 
-int warden_new(struct warden **ret_warden)
+int warden_new(const struct warden_options *options, struct warden **ret_warden)
 {
+	static const struct warden_options none;
 	CLEANUP(freep) struct warden *warden = calloc(1, sizeof(*warden));
 	struct rlimit files = raise_file_limit();
 	sigset_t all, original;
@@ -391,7 +410,7 @@ int warden_new(struct warden **ret_warden)
 		close(ends[0]);
 		/* Programs start with no signal blocked, whoever started the daemon. */
 		sigemptyset(&original);
-		be_warden(ends[1], &original, &files);
+		be_warden(ends[1], options ? options : &none, &original, &files);
 	}
 	sigprocmask(SIG_SETMASK, &original, NULL);
 	close(ends[1]);

@@ -43,7 +43,7 @@ int kit_group_setup(void **state)
 	sigaddset(&set, SIGPIPE);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	cond_init(&probe_changed);
-	return warden_new(&group_warden);
+	return warden_new(NULL, &group_warden);
 }
 
 int kit_group_teardown(void **state)

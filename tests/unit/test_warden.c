@@ -287,7 +287,7 @@ static void a_program_starts_with_no_signal_blocked_or_ignored(void **state)
 	sigprocmask(SIG_SETMASK, &all, &mask);
 	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
 		sigaction(numbers[i], &ignore, &old[i]);
-	assert_int_equal(warden_new(&warden), 0);
+	assert_int_equal(warden_new(NULL, &warden), 0);
 	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
 		sigaction(numbers[i], &old[i], NULL);
 	sigprocmask(SIG_SETMASK, &mask, NULL);
@@ -304,7 +304,7 @@ static void statuses_come_though_the_warden_was_started_ignoring_sigchld(void **
 	struct child child;
 
 	sigaction(SIGCHLD, &ignore, &old);
-	assert_int_equal(warden_new(&warden), 0);
+	assert_int_equal(warden_new(NULL, &warden), 0);
 	sigaction(SIGCHLD, &old, NULL);
 	child = shell(warden, "exit 3", NULL);
 	assert_int_equal(status_of(&child), 3);
@@ -312,18 +312,21 @@ static void statuses_come_though_the_warden_was_started_ignoring_sigchld(void **
 	warden_free(warden);
 }
 
-static void programs_have_the_environment_of_when_the_warden_was_made(void **state)
+static void programs_have_what_is_allowed_of_the_environment_of_then(void **state)
 {
+	const struct warden_options options = {.env = "UNIT_WARDEN"};
 	struct warden *warden;
 	CLEANUP(freep) char *text = NULL;
 
 	setenv("UNIT_WARDEN", "before", 1);
-	assert_int_equal(warden_new(&warden), 0);
+	setenv("UNIT_OTHER", "not allowed", 1);
+	assert_int_equal(warden_new(&options, &warden), 0);
 	setenv("UNIT_WARDEN", "after", 1);
-	text = said_by(warden, "echo $UNIT_WARDEN");
+	text = said_by(warden, "echo $UNIT_WARDEN$UNIT_OTHER");
 	assert_string_equal(text, "before\n");
 	warden_free(warden);
 	unsetenv("UNIT_WARDEN");
+	unsetenv("UNIT_OTHER");
 }
 
 static void arguments_have_a_limit(void **state)
@@ -412,7 +415,7 @@ static void the_wardens_end_kills_all_programs(void **state)
 	struct child children[5];
 	pid_t pids[5][2];
 
-	assert_int_equal(warden_new(&warden), 0);
+	assert_int_equal(warden_new(NULL, &warden), 0);
 	for (int i = 0; i < 5; i++) {
 		children[i] = shell(warden, "sleep 1000 & echo $$ $!; wait", NULL);
 		read_pids(children[i].out, pids[i], 2);
@@ -428,7 +431,7 @@ static void without_programs_the_warden_ends_too(void **state)
 {
 	struct warden *warden;
 
-	assert_int_equal(warden_new(&warden), 0);
+	assert_int_equal(warden_new(NULL, &warden), 0);
 	warden_free(warden);
 	warden_free(NULL);
 }
@@ -454,7 +457,7 @@ static struct owner fork_owner(bool ends)
 		struct child child;
 		char line[128];
 
-		if (warden_new(&warden) || warden_spawn(warden, argv, &child))
+		if (warden_new(NULL, &warden) || warden_spawn(warden, argv, &child))
 			_exit(1);
 		poll(&(struct pollfd){.fd = child.out, .events = POLLIN}, 1, LIMIT_MS);
 		n = read(child.out, line, sizeof(line));
@@ -539,7 +542,7 @@ static void when_the_warden_is_killed_programs_die_and_callers_are_told(void **s
 	const char *argv[] = {SHELL, NULL};
 	pid_t pids[2];
 
-	assert_int_equal(warden_new(&warden), 0);
+	assert_int_equal(warden_new(NULL, &warden), 0);
 	child = shell(warden, "echo $PPID $$; while :; do sleep 100; done", NULL);
 	read_pids(child.out, pids, 2);
 	kill(pids[0], SIGKILL);
@@ -564,7 +567,7 @@ static int use_without_standard_fds(void)
 
 	for (int fd = 0; fd < 3; fd++)
 		close(fd);
-	if (warden_new(&warden) || warden_spawn(warden, argv, &child))
+	if (warden_new(NULL, &warden) || warden_spawn(warden, argv, &child))
 		return 1;
 	if (child.in < 3 || child.out < 3 || child.err < 3 || child.lifeline < 3)
 		return 2;
@@ -610,7 +613,7 @@ static int use_with_a_file_limit(void)
 	if (getrlimit(RLIMIT_NOFILE, &limit))
 		return 1;
 	limit.rlim_cur = 77;
-	if (setrlimit(RLIMIT_NOFILE, &limit) || warden_new(&warden) ||
+	if (setrlimit(RLIMIT_NOFILE, &limit) || warden_new(NULL, &warden) ||
 	    warden_spawn(warden, argv, &child))
 		return 2;
 	if (child_status(&child, clock_ms() + LIMIT_MS) != 77)
@@ -643,7 +646,7 @@ static void the_warden_does_not_hold_its_owners_output(void **state)
 		close(stop[1]);
 		dup2(ends[1], STDOUT_FILENO);
 		close(ends[1]);
-		if (warden_new(&warden))
+		if (warden_new(NULL, &warden))
 			_exit(1);
 		close(STDOUT_FILENO);
 		_exit(read(stop[0], &byte, 1) == 0 ? 0 : 2);
@@ -692,7 +695,7 @@ static void a_mount_that_its_owner_left_is_taken_away(void **state)
 		int fd;
 
 		close(ready[0]);
-		if (warden_new(&warden))
+		if (warden_new(NULL, &warden))
 			_exit(1);
 		fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
 		snprintf(options, sizeof(options),
@@ -744,7 +747,7 @@ int main(void)
 		KIT_TEST(a_program_has_no_other_descriptors),
 		KIT_TEST(a_program_starts_with_no_signal_blocked_or_ignored),
 		KIT_TEST(statuses_come_though_the_warden_was_started_ignoring_sigchld),
-		KIT_TEST(programs_have_the_environment_of_when_the_warden_was_made),
+		KIT_TEST(programs_have_what_is_allowed_of_the_environment_of_then),
 		KIT_TEST(arguments_have_a_limit),
 		KIT_TEST(many_programs_run_at_once_and_each_has_its_status),
 		KIT_TEST(any_thread_may_start_programs),
