@@ -61,6 +61,9 @@ bool lane_unpark(struct lane *lane, const struct read *read);
 /* Since when (clock.h) a read waits for it, UINT64_MAX if none does. */
 uint64_t lane_waiting_since(const struct lane *lane);
 
+/* Take no more reads, and end when those that wait were answered. */
+void lane_retire(struct lane *lane);
+
 /* End the thread as soon as possible; reads that still wait are answered with -EIO. */
 void lane_end(struct lane *lane);
 

@@ -38,6 +38,7 @@ struct lane {
 	size_t sent; /* of them, the first so many were sent to the program */
 	uint64_t used_ms;
 	bool ending;
+	bool retiring; /* that is, once nothing is asked */
 	bool attended; /* the thread leaves it to another to take what comes */
 	pthread_cond_t unattended;
 	bool taking; /* somebody does, and the rest is his own */
@@ -87,7 +88,7 @@ void lane_free(struct lane *lane)
 
 bool lane_is_open(const struct lane *lane)
 {
-	return !lane->ending;
+	return !lane->ending && !lane->retiring;
 }
 
 size_t lane_load(const struct lane *lane)
@@ -109,6 +110,13 @@ void lane_end(struct lane *lane)
 	lane->ending = true;
 	source_wake(lane->source);
 	pthread_cond_signal(&lane->unattended);
+}
+
+void lane_retire(struct lane *lane)
+{
+	lane->retiring = true;
+	if (TAILQ_EMPTY(&lane->asks))
+		lane_end(lane);
 }
 
 static struct ask *first_unsent(struct lane *lane)
@@ -285,6 +293,8 @@ static size_t deliver(struct lane *lane)
 	answer(lane, &done, 0);
 	lane->have -= bytes;
 	memmove(lane->data, lane->data + bytes, lane->have);
+	if (lane->retiring && TAILQ_EMPTY(&lane->asks))
+		lane_end(lane);
 	return count;
 }
 
@@ -345,7 +355,10 @@ size_t lane_attend(struct lane *lane)
 	}
 	lane->taking = false;
 	if (n < 0)
-		lane_unattend(lane);
+		lane->attended = false;
+	/* It may have been unattended meanwhile: the thread waits for both. */
+	if (!lane->attended)
+		pthread_cond_signal(&lane->unattended);
 	return count;
 }
 
@@ -368,6 +381,8 @@ void lane_run(struct lane *lane)
 		/* What was not sent is tried anew. */
 		if (ret < 0)
 			fail(lane, ret);
+		if (lane->retiring && TAILQ_EMPTY(&lane->asks))
+			lane->ending = true;
 		lane->taking = false;
 	}
 	while (lane->taking)

@@ -419,7 +419,7 @@ static int open_stream_locked(struct pool *pool, uint64_t start,
 
 static int open_lane_locked(struct pool *pool, struct lane **ret_lane)
 {
-	struct runner *runner = calloc(1, sizeof(*runner));
+	struct runner *runner = calloc(1, sizeof(*runner)), *older;
 	int ret;
 
 	if (!runner)
@@ -434,6 +434,11 @@ static int open_lane_locked(struct pool *pool, struct lane **ret_lane)
 		lane_free(runner->lane);
 		free(runner);
 		return ret;
+	}
+	/* It does for everybody; those that were made for who came before go. */
+	TAILQ_FOREACH (older, &pool->lanes, link) {
+		if (!pool->image->immutable && older->serial < runner->serial)
+			lane_retire(older->lane);
 	}
 	TAILQ_INSERT_HEAD(&pool->lanes, runner, link);
 	pool->lane_count++;
@@ -598,18 +603,21 @@ void pool_flush(void)
 
 size_t pool_attend(void)
 {
+	struct pool *pool = recent;
 	struct runner *runner, *next;
 	size_t count = 0;
 
-	if (!recent)
+	if (!pool)
 		return 0;
-	pthread_mutex_lock(&recent->lock);
-	flush_locked(recent);
-	for (runner = TAILQ_FIRST(&recent->lanes); runner && !count; runner = next) {
+	pthread_mutex_lock(&pool->lock);
+	flush_locked(pool);
+	/* A reply may call pool_rest(). */
+	pool_ref_locked(pool);
+	for (runner = TAILQ_FIRST(&pool->lanes); runner && !count; runner = next) {
 		next = TAILQ_NEXT(runner, link);
 		count = lane_attend(runner->lane);
 	}
-	pthread_mutex_unlock(&recent->lock);
+	unref_and_unlock(pool);
 	return count;
 }
 
