@@ -9,6 +9,7 @@
 #ifndef IMAGEFS_CLEANUP_H
 #define IMAGEFS_CLEANUP_H
 
+#include <stddef.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -31,6 +32,9 @@
 	})
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+
+/* The struct @type whose member @member is at @p. */
+#define CONTAINER_OF(p, type, member) ((type *)((char *)(p)-offsetof(type, member)))
 
 #define MIN(a, b)                     \
 	__extension__({               \

@@ -15,6 +15,7 @@
 
 struct store {
 	char *uri;
+	char *source; /* what the user calls it: the URI, or the path of a folder */
 	char *scheme;
 	char *program; /* path of imagefs-store-SCHEME */
 	uint64_t stall_ms;

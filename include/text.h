@@ -31,6 +31,9 @@ uint64_t text_hash(uint64_t hash, const void *data, size_t size);
 /* Replace what a terminal would act on (control bytes, C1 controls, bad UTF-8) by '?'. */
 void text_make_printable(char *text);
 
+/* Put the bytes that \NNN, three octal digits, stand for, as in /proc/mounts, in place. */
+void text_unescape_octal(char *text);
+
 /*
  * Read "64", "512K", "4M", "2G" (powers of 1024) as bytes.  Returns 0, -EINVAL for
  * anything else, or -ERANGE.

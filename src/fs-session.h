@@ -31,6 +31,48 @@ enum {
 	NODES,
 };
 
+/* A request that is looked at again.  Embedded in what @look needs. */
+struct watched {
+	LIST_ENTRY(watched) link;
+	uint64_t every_ms, due_ms;
+	bool is_watched;
+	/*
+	 * Called on the watch's thread with its lock held.  Returns true if the request
+	 * was dealt with, and @watched is gone.
+	 */
+	bool (*look)(struct watched *watched);
+	/* The same, for the last time, by watch_end().  NULL: others deal with it. */
+	void (*end)(struct watched *watched);
+};
+
+/* The thread that looks (fs_watch.c).  The lock is taken before that of a pool. */
+struct watch {
+	pthread_t thread;
+	pthread_mutex_t lock; /* guards the rest */
+	pthread_cond_t wanted;
+	LIST_HEAD(watched_list, watched) list;
+	bool ending;
+};
+
+/* Returns 0 or a negative errno. */
+int watch_init(struct watch *watch);
+
+/* End the thread; the second time it does nothing. */
+void watch_end(struct watch *watch);
+void watch_fini(struct watch *watch);
+
+/* From here on it is looked at every @watched->every_ms.  Any thread. */
+void watch_add(struct watch *watch, struct watched *watched);
+
+/* It is not any more; waits for a look that is under way.  Nothing if it was not. */
+void watch_remove(struct watch *watch, struct watched *watched);
+
+/*
+ * Whether the thread @pid, interrupted in a call, has been told to end: it is gone, dies,
+ * or has a signal that is sent to end programs.
+ */
+bool fs_is_told_to_end(pid_t pid);
+
 struct open_file;
 
 struct fs {
@@ -44,6 +86,9 @@ struct fs {
 	struct timespec started;
 	int ready_fd; /* an eventfd: the kernel has begun the session */
 	int ended_fd; /* an eventfd: a worker has seen the session's end */
+	char *device; /* "MAJOR:MINOR" of the mount */
+	bool watching; /* watch has been started */
+	struct watch watch;
 	pthread_mutex_t receiver; /* held by the worker that takes requests */
 	pthread_mutex_t lock; /* guards the rest */
 	LIST_HEAD(open_files, open_file) files;

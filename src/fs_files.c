@@ -13,6 +13,8 @@
 #include "handle.h"
 
 #define STUCK_MS 500
+#define OPENING_MS 10
+#define INTERRUPTED_MS 100
 #define SMALL (32u << 10) /* answers up to that are given sooner than the next is woken */
 
 struct open_file {
@@ -38,33 +40,78 @@ static void close_file(struct fs *fs, struct open_file *file)
 }
 
 /*
- * Whether a read of the image has waited for long.  If so, the kernel must not be told to
- * forget its pages: it would wait for the one that is being read, and open(2) with it.
+ * An open(2) that waits for the reads that were under way before it: unless an image
+ * cannot change, the kernel forgets its pages when it is opened, and waits for those that
+ * are being read.
  */
-static bool is_stuck(struct fs *fs, const struct image *image)
-{
-	uint64_t now = clock_ms();
+struct opening {
+	struct watched watched; /* first: it is cast back */
+	fuse_req_t req;
+	struct fuse_file_info info;
 	struct open_file *file;
-	bool stuck = false;
+	uint64_t begun_ms;
+};
 
-	LIST_FOREACH (file, &fs->files, link) {
-		if (file->handle && handle_image(file->handle) == image)
-			stuck = stuck ||
-				handle_waiting_since(file->handle) < now - STUCK_MS;
-	}
-	return stuck;
+static void reply_open(fuse_req_t req, struct fuse_file_info *info,
+		       struct open_file *file)
+{
+	struct fs *fs = fs_of(req);
+
+	if (fuse_reply_open(req, info) < 0)
+		close_file(fs, file);
 }
 
-/* How the kernel is to keep what is read from the file. */
-static void set_caching(struct fs *fs, struct image *image, struct fuse_file_info *info)
+/* If they take too long, the pages are left alone, and this file is read without them. */
+static bool look_at_opening(struct watched *watched)
 {
+	struct opening *opening = (struct opening *)watched;
+	bool late = clock_ms() >= opening->begun_ms + STUCK_MS;
+
+	if (handle_waiting_since(opening->file->handle) < opening->begun_ms) {
+		if (!late)
+			return false;
+		opening->info.keep_cache = opening->info.direct_io = 1;
+	}
+	reply_open(opening->req, &opening->info, opening->file);
+	free(opening);
+	return true;
+}
+
+/* The session ends: the file is in the list of those that are closed then. */
+static void end_opening(struct watched *watched)
+{
+	struct opening *opening = (struct opening *)watched;
+
+	fuse_reply_err(opening->req, EIO);
+	free(opening);
+}
+
+static int open_image(fuse_req_t req, struct fuse_file_info *info, struct open_file *file)
+{
+	struct image *image = handle_image(file->handle);
+	struct opening *opening;
+
 	info->noflush = 1;
-	info->direct_io = fs->options->direct_io;
+	info->direct_io = fs_of(req)->options->direct_io;
 	info->keep_cache = image->immutable || info->direct_io;
-	pthread_mutex_lock(&fs->lock);
-	if (!info->keep_cache && is_stuck(fs, image))
-		info->keep_cache = info->direct_io = 1;
-	pthread_mutex_unlock(&fs->lock);
+	if (info->keep_cache || handle_waiting_since(file->handle) == UINT64_MAX) {
+		reply_open(req, info, file);
+		return 0;
+	}
+	opening = calloc(1, sizeof(*opening));
+	if (!opening)
+		return -ENOMEM;
+	*opening = (struct opening){
+		.watched = {.every_ms = OPENING_MS,
+			    .look = look_at_opening,
+			    .end = end_opening},
+		.req = req,
+		.info = *info,
+		.file = file,
+		.begun_ms = clock_ms(),
+	};
+	watch_add(&fs_of(req)->watch, &opening->watched);
+	return 0;
 }
 
 static int open_node(struct fs *fs, fuse_ino_t node, struct open_file *file)
@@ -93,15 +140,19 @@ void fs_open(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *info)
 		return;
 	}
 	info->fh = (uint64_t)(uintptr_t)file;
-	if (is_image(node))
-		set_caching(fs, image_of(node), info);
-	else
-		info->direct_io = 1; /* its size is not known before */
 	pthread_mutex_lock(&fs->lock);
 	LIST_INSERT_HEAD(&fs->files, file, link);
 	pthread_mutex_unlock(&fs->lock);
-	if (fuse_reply_open(req, info) < 0)
+	if (is_image(node)) {
+		err = open_image(req, info, file);
+	} else {
+		info->direct_io = 1; /* its size is not known before */
+		reply_open(req, info, file);
+	}
+	if (err < 0) {
 		close_file(fs, file);
+		fuse_reply_err(req, -err);
+	}
 }
 
 void fs_release(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *info)
@@ -116,6 +167,7 @@ struct request {
 		struct read read; /* first: they are cast back */
 		struct seek seek;
 	};
+	struct watched watched; /* once it is interrupted */
 	fuse_req_t req;
 	struct handle *handle; /* to interrupt it: when it is answered it may be closed */
 	struct image *image; /* a reference */
@@ -135,6 +187,7 @@ static struct request *request_new(fuse_req_t req, fuse_ino_t node,
 	request->handle = file_of(info)->handle;
 	request->image = image_ref(image_of(node));
 	request->begun_us = clock_us();
+	request->watched.every_ms = INTERRUPTED_MS;
 	return request;
 }
 
@@ -153,6 +206,7 @@ static fuse_req_t request_end(struct request *request)
 	fuse_req_t req = request->req;
 
 	fuse_req_interrupt_func(req, NULL, NULL);
+	watch_remove(&fs_of(req)->watch, &request->watched);
 	request_free(request);
 	return req;
 }
@@ -194,16 +248,40 @@ static void read_reply(struct read *read, int err, const struct iovec *iov, int 
 		fuse_reply_iov(req, iov, count);
 }
 
+/* Take back what waits.  Returns whether it did; it is answered then. */
+static bool cancel_read(struct request *request)
+{
+	request->read.given_up = true;
+	return handle_cancel(request->handle, &request->read);
+}
+
+static bool look_at_read(struct watched *watched)
+{
+	struct request *request = CONTAINER_OF(watched, struct request, watched);
+	fuse_req_t req = request->req;
+
+	if (!fs_is_told_to_end(fuse_req_ctx(req)->pid))
+		return false;
+	/* Else it is being answered, which waits for the watch. */
+	if (cancel_read(request)) {
+		fuse_req_interrupt_func(req, NULL, NULL);
+		request_free(request);
+		fuse_reply_err(req, EINTR);
+	}
+	return true;
+}
+
 /* libfuse calls it while it holds a lock that request_end() takes. */
 static void interrupt_read(fuse_req_t req, void *data)
 {
 	struct request *request = data;
 
-	request->read.given_up = true;
-	if (!handle_cancel(request->handle, &request->read))
-		return;
-	request_free(request);
-	fuse_reply_err(req, EINTR);
+	if (!fs_is_told_to_end(fuse_req_ctx(req)->pid)) {
+		watch_add(&fs_of(req)->watch, &request->watched);
+	} else if (cancel_read(request)) {
+		request_free(request);
+		fuse_reply_err(req, EINTR);
+	}
 }
 
 static void read_text(fuse_req_t req, const char *text, size_t size, off_t offset)
@@ -231,6 +309,7 @@ void fs_read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
 	request->read.offset = (uint64_t)offset;
 	request->read.size = size;
 	request->read.reply = read_reply;
+	request->watched.look = look_at_read;
 	/* Before it is handed over: from then on it may be gone at any time. */
 	fuse_req_interrupt_func(req, interrupt_read, request);
 	handle_read(request->handle, &request->read);
@@ -248,15 +327,37 @@ static void seek_done(struct seek *seek, int err, uint64_t offset)
 		fuse_reply_lseek(req, (off_t)offset);
 }
 
+static bool cancel_seek(struct request *request)
+{
+	request->seek.given_up = true;
+	return handle_cancel_seek(request->handle, &request->seek);
+}
+
+static bool look_at_seek(struct watched *watched)
+{
+	struct request *request = CONTAINER_OF(watched, struct request, watched);
+	fuse_req_t req = request->req;
+
+	if (!fs_is_told_to_end(fuse_req_ctx(req)->pid))
+		return false;
+	if (cancel_seek(request)) {
+		fuse_req_interrupt_func(req, NULL, NULL);
+		request_free(request);
+		fuse_reply_err(req, EINTR);
+	}
+	return true;
+}
+
 static void interrupt_seek(fuse_req_t req, void *data)
 {
 	struct request *request = data;
 
-	request->seek.given_up = true;
-	if (!handle_cancel_seek(request->handle, &request->seek))
-		return;
-	request_free(request);
-	fuse_reply_err(req, EINTR);
+	if (!fs_is_told_to_end(fuse_req_ctx(req)->pid)) {
+		watch_add(&fs_of(req)->watch, &request->watched);
+	} else if (cancel_seek(request)) {
+		request_free(request);
+		fuse_reply_err(req, EINTR);
+	}
 }
 
 void fs_lseek(fuse_req_t req, fuse_ino_t node, off_t offset, int whence,
@@ -278,6 +379,7 @@ void fs_lseek(fuse_req_t req, fuse_ino_t node, off_t offset, int whence,
 	request->seek.offset = (uint64_t)offset;
 	request->seek.hole = whence == SEEK_HOLE;
 	request->seek.done = seek_done;
+	request->watched.look = look_at_seek;
 	fuse_req_interrupt_func(req, interrupt_seek, request);
 	handle_seek(request->handle, &request->seek);
 }
@@ -286,6 +388,7 @@ void fs_close_all(struct fs *fs)
 {
 	struct open_file *file;
 
+	watch_end(&fs->watch);
 	while ((file = LIST_FIRST(&fs->files)))
 		close_file(fs, file);
 }

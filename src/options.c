@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stddef.h>
 #include <string.h>
@@ -308,20 +309,41 @@ static int set_word(struct options *options, const char *word)
 	return -EINVAL;
 }
 
+static bool has_kernel_option(const struct options *options, const char *name)
+{
+	size_t size = strlen(name);
+	const char *at = options->kernel;
+
+	while (*at) {
+		size_t length = strcspn(at, ",");
+
+		if (length == size && !strncmp(at, name, size))
+			return true;
+		at += length + (at[length] == ',');
+	}
+	return false;
+}
+
 /* Make the mount point absolute. */
 static int check_mountpoint(struct options *options)
 {
 	char *absolute = realpath(options->mountpoint, NULL);
-	struct stat st;
+	/* stat(2) tells of a mount whose program is gone what the kernel remembers. */
+	int fd = absolute ? open(absolute, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
 	int err = errno;
 
-	if (absolute && !stat(absolute, &st)) {
-		if (S_ISDIR(st.st_mode))
-			return set_text(&options->mountpoint, absolute);
-		err = ENOTDIR;
-	} else if (absolute) {
-		err = errno;
+	if (fd < 0 && absolute && err == EACCES) {
+		/* Who may not list it may still mount on it. */
+		struct stat st;
+
+		err = stat(absolute, &st) < 0 ? errno : S_ISDIR(st.st_mode) ? 0 : ENOTDIR;
 	}
+	if (fd >= 0) {
+		close(fd);
+		err = 0;
+	}
+	if (absolute && !err)
+		return set_text(&options->mountpoint, absolute);
 	free(absolute);
 	log_line(LOG_ERR, "%s: %s (the mount point is a folder that exists)%s",
 		 options->mountpoint, strerror(err),
@@ -343,9 +365,11 @@ static int check(struct options *options)
 		return -EINVAL;
 	}
 	/*
-	 * mount(8) says rw, dev and suid of itself; a person who says rw alone is told.
+	 * mount(8) says rw, dev and suid of itself, or the contrary of the latter two; a
+	 * person who says rw alone is told.
 	 */
-	if (options->rw && !(options->dev && options->suid)) {
+	if (options->rw && !((options->dev || has_kernel_option(options, "nodev")) &&
+			     (options->suid || has_kernel_option(options, "nosuid")))) {
 		log_line(LOG_ERR, "rw: images are read-only; mount with ro");
 		return -EINVAL;
 	}

@@ -12,6 +12,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <sched.h>
 #include <poll.h>
 #include <signal.h>
@@ -28,6 +29,7 @@
 #include "fs-session.h"
 #include "log.h"
 #include "pool.h"
+#include "text.h"
 #include "thread.h"
 
 #define WORKERS_MIN 2
@@ -279,7 +281,7 @@ static int add_option(struct fuse_args *args, const char *name, const char *valu
 	return fuse_opt_add_arg(args, "-o") || fuse_opt_add_arg(args, text) ? -ENOMEM : 0;
 }
 
-static int add_options(const struct options *options, const char *store,
+static int add_options(const struct options *options, const char *source,
 		       struct fuse_args *args)
 {
 	char limit[32];
@@ -288,7 +290,7 @@ static int add_options(const struct options *options, const char *store,
 	if (fuse_opt_add_arg(args, "imagefs") || fuse_opt_add_arg(args, "-oro") ||
 	    fuse_opt_add_arg(args, "-osubtype=imagefs") ||
 	    add_option(args, "max_read", limit) < 0 ||
-	    add_option(args, "fsname", options->fsname ? options->fsname : store) < 0)
+	    add_option(args, "fsname", options->fsname ? options->fsname : source) < 0)
 		return -ENOMEM;
 	if (options->allow_other && fuse_opt_add_arg(args, "-oallow_other"))
 		return -ENOMEM;
@@ -301,6 +303,10 @@ static int add_options(const struct options *options, const char *store,
 	return 0;
 }
 
+/* What libfuse says while it mounts, which is for the line that says that it failed. */
+static char *said_mounting;
+static bool mounting;
+
 static void log_from_libfuse(enum fuse_log_level level, const char *format, va_list args)
 {
 	CLEANUP(freep) char *text = NULL;
@@ -310,13 +316,58 @@ static void log_from_libfuse(enum fuse_log_level level, const char *format, va_l
 		return;
 	}
 	text[strcspn(text, "\n")] = '\0';
+	if (mounting) {
+		free(said_mounting);
+		said_mounting = STEAL(text);
+		return;
+	}
 	log_line(level <= FUSE_LOG_ERR ? LOG_ERR : LOG_WARNING, "%s", text);
+}
+
+/*
+ * The device of the mount at @path that is uppermost, "MAJOR:MINOR", for the caller to
+ * free, or NULL if there is none.  Asks no file system, so it waits for none.
+ */
+static char *device_at(const char *path)
+{
+	CLEANUP(freep) char *line = NULL;
+	FILE *file = fopen("/proc/self/mountinfo", "re");
+	char *device = NULL;
+	size_t room = 0;
+
+	while (file && getline(&line, &room, file) > 0) {
+		char number[32], point[4 * PATH_MAX + 1];
+
+		if (sscanf(line, "%*s %*s %31s %*s %16384s", number, point) != 2)
+			continue;
+		text_unescape_octal(point);
+		if (strcmp(point, path) != 0)
+			continue;
+		free(device);
+		device = strdup(number);
+	}
+	if (file)
+		fclose(file);
+	return device;
+}
+
+/*
+ * Unmount, unless that was done already: then another mount may have taken the place.
+ */
+static void unmount_session(struct fs *fs)
+{
+	CLEANUP(freep) char *device = device_at(fs->options->mountpoint);
+
+	if (!fs->device || (device && !strcmp(device, fs->device)))
+		fuse_session_unmount(fs->session);
+	fuse_session_destroy(fs->session);
+	fs->session = NULL;
 }
 
 static int mount_session(struct fs *fs)
 {
 	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
-	int ret = add_options(fs->options, fs->engine->store->uri, &args);
+	int ret = add_options(fs->options, fs->engine->store->source, &args);
 
 	if (!ret) {
 		fs->session = fuse_session_new(&args, &fs_operations,
@@ -324,13 +375,19 @@ static int mount_session(struct fs *fs)
 		ret = fs->session ? 0 : -EINVAL;
 	}
 	fuse_opt_free_args(&args);
+	mounting = true;
 	if (!ret && fuse_session_mount(fs->session, fs->options->mountpoint)) {
 		fuse_session_destroy(fs->session);
 		fs->session = NULL;
 		ret = -EIO;
 	}
+	mounting = false;
 	if (ret < 0)
-		log_line(LOG_ERR, "%s: cannot be mounted on", fs->options->mountpoint);
+		log_line(LOG_ERR, "%s: cannot be mounted on%s%s", fs->options->mountpoint,
+			 said_mounting ? ": " : "", said_mounting ? said_mounting : "");
+	else
+		fs->device = device_at(fs->options->mountpoint);
+	free(STEAL(said_mounting));
 	return ret;
 }
 
@@ -362,7 +419,10 @@ int fs_new(const struct options *options, struct engine *engine, struct catalog 
 	if (fs->ready_fd < 0 || fs->ended_fd < 0)
 		return -EMFILE;
 	fuse_set_log_func(log_from_libfuse);
-	ret = mount_session(fs);
+	ret = watch_init(&fs->watch);
+	fs->watching = !ret;
+	if (!ret)
+		ret = mount_session(fs);
 	if (ret < 0)
 		return ret;
 	*ret_fs = STEAL(fs);
@@ -373,11 +433,14 @@ void fs_free(struct fs *fs)
 {
 	if (!fs)
 		return;
-	if (fs->session) {
-		fuse_session_unmount(fs->session);
-		fuse_session_destroy(fs->session);
-	}
+	if (fs->session)
+		unmount_session(fs);
 	fs_forget_all(fs);
+	if (fs->watching) {
+		watch_end(&fs->watch);
+		watch_fini(&fs->watch);
+	}
+	free(fs->device);
 	closep(&fs->ready_fd);
 	closep(&fs->ended_fd);
 	pthread_mutex_destroy(&fs->receiver);

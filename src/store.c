@@ -114,14 +114,18 @@ int store_new(const char *where, const char *folders, struct store **ret_store)
 
 	if (!store)
 		return -ENOMEM;
-	if (length)
+	if (length) {
 		store->uri = strdup(where);
-	else
+		store->source = strdup(where);
+	} else {
 		ret = folder_uri(where, &store->uri);
+		store->source = realpath(where, NULL);
+	}
 	if (ret < 0)
 		return ret;
-	store->scheme =
-		store->uri ? strndup(store->uri, scheme_length(store->uri)) : NULL;
+	store->scheme = store->uri && store->source
+				? strndup(store->uri, scheme_length(store->uri))
+				: NULL;
 	if (!store->scheme)
 		return -ENOMEM;
 	for (char *c = store->scheme; *c; c++)
@@ -138,6 +142,7 @@ void store_free(struct store *store)
 	if (!store)
 		return;
 	free(store->uri);
+	free(store->source);
 	free(store->scheme);
 	free(store->program);
 	free(store);

@@ -134,6 +134,24 @@ void text_make_printable(char *text)
 	}
 }
 
+void text_unescape_octal(char *text)
+{
+	char *out = text;
+
+	while (*text) {
+		if (text[0] == '\\' && text[1] >= '0' && text[1] <= '3' &&
+		    text[2] >= '0' && text[2] <= '7' && text[3] >= '0' &&
+		    text[3] <= '7') {
+			*out++ = (char)((text[1] - '0') << 6 | (text[2] - '0') << 3 |
+					(text[3] - '0'));
+			text += 4;
+		} else {
+			*out++ = *text++;
+		}
+	}
+	*out = '\0';
+}
+
 int text_parse_size(const char *text, uint64_t *ret_bytes)
 {
 	static const char units[] = "KMGT";
