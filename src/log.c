@@ -1,36 +1,132 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
+#ifdef HAVE_SYSTEMD
+/* Where the call is in the sources is of no use to who reads the journal. */
+#define SD_JOURNAL_SUPPRESS_LOCATION
+#include <systemd/sd-journal.h>
+#endif
+
+#include "cleanup.h"
 #include "log.h"
 #include "text.h"
 
 #define LINE_SIZE 2048
 #define KEPT_LINES 200
+#define NAME "imagefs"
+
+enum target { TARGET_STDERR, TARGET_SYSLOG, TARGET_JOURNAL };
+
+/* A line, and what it is about. */
+struct line {
+	int level;
+	const char *image; /* NULL: none */
+	uint64_t offset;
+	char text[LINE_SIZE]; /* with NAME in front */
+};
 
 /* The last lines; kept_lock guards them. */
 static pthread_mutex_t kept_lock = PTHREAD_MUTEX_INITIALIZER;
 static char *kept[KEPT_LINES];
 static size_t kept_next;
 
-static atomic_bool use_syslog;
-static atomic_bool debug;
+static _Atomic(enum target) target;
+static atomic_int least = LOG_INFO;
+static char *store;
 
-void log_to_syslog(void)
+static const struct {
+	int level;
+	const char *name;
+} levels[] = {{LOG_INFO, "info"}, {LOG_DEBUG, "debug"}, {LOG_WARNING, "warning"}};
+
+#ifdef HAVE_SYSTEMD
+static bool has_journal(void)
 {
-	openlog("imagefs", LOG_PID, LOG_DAEMON);
-	use_syslog = true;
+	struct stat st;
+
+	return !stat("/run/systemd/journal/socket", &st) && S_ISSOCK(st.st_mode);
 }
 
-void log_set_debug(bool on)
+/* Whether standard error is the one that JOURNAL_STREAM tells of. */
+static bool is_journal(int fd)
 {
-	debug = on;
+	const char *stream = getenv("JOURNAL_STREAM");
+	uintmax_t device, inode;
+	struct stat st;
+
+	return stream && sscanf(stream, "%ju:%ju", &device, &inode) == 2 &&
+	       !fstat(fd, &st) && st.st_dev == device && st.st_ino == inode;
+}
+
+static void write_journal(const struct line *line, const char *text)
+{
+	bool somewhere = line->offset != LOG_NOWHERE;
+
+	/* The fields that may be missing come last. */
+	sd_journal_send("MESSAGE=%s", text, "PRIORITY=%d", line->level,
+			"SYSLOG_IDENTIFIER=" NAME, "STORE=%s", store ? store : "",
+			line->image ? "IMAGE=%s" : NULL, line->image,
+			somewhere ? "OFFSET=%" PRIu64 : NULL, line->offset, NULL);
+}
+#else
+static bool has_journal(void)
+{
+	return false;
+}
+
+static bool is_journal(int fd)
+{
+	return false;
+}
+
+static void write_journal(const struct line *line, const char *text)
+{
+}
+#endif
+
+void log_open(void)
+{
+	if (is_journal(STDERR_FILENO))
+		target = TARGET_JOURNAL;
+}
+
+void log_to_system(void)
+{
+	if (has_journal()) {
+		target = TARGET_JOURNAL;
+		return;
+	}
+	openlog(NAME, LOG_PID, LOG_DAEMON);
+	target = TARGET_SYSLOG;
+}
+
+void log_set_store(const char *uri)
+{
+	free(store);
+	store = uri ? strdup(uri) : NULL;
+}
+
+void log_set_level(int level)
+{
+	least = level;
+}
+
+/* Syslog has no fields, and there may be several mounts. */
+static void write_syslog(const struct line *line, const char *text)
+{
+	if (!store || !strncmp(text, store, strlen(store)))
+		syslog(line->level, "%s", text);
+	else
+		syslog(line->level, "%s (%s)", text, store);
 }
 
 /* Keep the line in the place of the oldest. */
@@ -70,29 +166,75 @@ char *log_last(void)
 	return text;
 }
 
-void log_line(int level, const char *format, ...)
+static void write_line(struct line *line)
 {
-	static const char prefix[] = "imagefs: ";
-	char line[LINE_SIZE];
-	size_t size = sizeof(prefix) - 1;
-	va_list args;
+	const char *text = line->text + sizeof(NAME ": ") - 1;
+	size_t size;
 	ssize_t n;
 
-	if (level == LOG_DEBUG && !debug)
-		return;
-	memcpy(line, prefix, sizeof(prefix));
-	va_start(args, format);
-	vsnprintf(line + size, sizeof(line) - size - 1, format, args);
-	va_end(args);
-	text_make_printable(line);
-	keep(line + size);
-	if (use_syslog) {
-		syslog(level, "%s", line + size);
-		return;
+	text_make_printable(line->text);
+	keep(text);
+	switch (target) {
+	case TARGET_JOURNAL:
+		write_journal(line, text);
+		break;
+	case TARGET_SYSLOG:
+		write_syslog(line, text);
+		break;
+	case TARGET_STDERR:
+		size = strlen(line->text);
+		line->text[size++] = '\n';
+		/* One write, so that lines of several threads do not mix. */
+		n = write(STDERR_FILENO, line->text, size);
+		(void)n;
 	}
-	size = strlen(line);
-	line[size++] = '\n';
-	/* One write, so that lines of several threads do not mix. */
-	n = write(STDERR_FILENO, line, size);
-	(void)n;
+}
+
+static void format_line(struct line *line, const char *format, va_list args)
+{
+	size_t size = sizeof(NAME ": ") - 1;
+
+	memcpy(line->text, NAME ": ", size);
+	vsnprintf(line->text + size, sizeof(line->text) - size - 1, format, args);
+}
+
+void log_next_level(void)
+{
+	struct line line = {.level = LOG_NOTICE, .offset = LOG_NOWHERE};
+	size_t i = 0;
+
+	while (i < ARRAY_SIZE(levels) && levels[i].level != least)
+		i++;
+	i = (i + 1) % ARRAY_SIZE(levels);
+	least = levels[i].level;
+	/* Whatever the level is: who asked for it is to see it. */
+	snprintf(line.text, sizeof(line.text), NAME ": the log's level is %s now",
+		 levels[i].name);
+	write_line(&line);
+}
+
+void log_line(int level, const char *format, ...)
+{
+	struct line line = {.level = level, .offset = LOG_NOWHERE};
+	va_list args;
+
+	if (level > least)
+		return;
+	va_start(args, format);
+	format_line(&line, format, args);
+	va_end(args);
+	write_line(&line);
+}
+
+void log_image(int level, const char *image, uint64_t offset, const char *format, ...)
+{
+	struct line line = {.level = level, .image = image, .offset = offset};
+	va_list args;
+
+	if (level > least)
+		return;
+	va_start(args, format);
+	format_line(&line, format, args);
+	va_end(args);
+	write_line(&line);
 }

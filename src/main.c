@@ -14,6 +14,7 @@
 #include "fs.h"
 #include "imagefs-store.h"
 #include "log.h"
+#include "service.h"
 #include "show.h"
 
 #define STR(x) #x
@@ -38,20 +39,28 @@ static void catalog_freep(struct catalog **catalog)
 	catalog_free(*catalog);
 }
 
-/* What is told to whoever waits for the mount, and where the output goes after that. */
+/* Who is to be told that the mount is there. */
 struct background {
 	int ready_fd; /* a byte for the parent; -1: there is none */
+	const struct options *options;
+	const struct store *store;
+	struct service *service; /* from the time that it is there on */
 };
 
 static void be_ready(void *context)
 {
 	struct background *background = context;
-	int null;
+	int null, ret;
 	ssize_t n;
 
+	ret = service_new(background->options->mountpoint, background->store->uri,
+			  &background->service);
+	if (ret < 0)
+		log_line(LOG_WARNING, "signals and the watchdog are not seen to: %s",
+			 strerror(-ret));
 	if (background->ready_fd < 0)
 		return;
-	log_to_syslog();
+	log_to_system();
 	if (chdir("/") < 0)
 		log_line(LOG_WARNING, "/: %s", strerror(errno));
 	null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -108,6 +117,7 @@ static void block_ending_signals(void)
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGHUP);
+	service_add_signals(&set);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 }
 
@@ -216,6 +226,7 @@ static int open_store(const struct options *options, struct warden **ret_warden,
 
 	if (ret < 0)
 		return ret;
+	log_set_store((*ret_store)->uri);
 	(*ret_store)->stall_ms = stall_ms;
 	(*ret_store)->immutable = options->immutable;
 	ret = set_environment(stall_ms);
@@ -260,6 +271,7 @@ static int serve(const struct options *options, struct engine *engine,
 	ret = warden_watch_mount(engine->store->warden, options->mountpoint);
 	if (!ret)
 		ret = fs_serve(fs, be_ready, background);
+	service_end(background->service);
 	fs_close_all(fs);
 	/* Requests are answered through the session until the last thread is gone. */
 	catalog_end(catalog);
@@ -268,6 +280,7 @@ static int serve(const struct options *options, struct engine *engine,
 		_exit(EXIT_FAILURE);
 	}
 	fs_free(fs);
+	service_free(background->service);
 	return ret;
 }
 
@@ -276,7 +289,7 @@ static int mount_store(const struct options *options)
 	CLEANUP(store_freep) struct store *store = NULL;
 	CLEANUP(warden_freep) struct warden *warden = NULL;
 	CLEANUP(catalog_freep) struct catalog *catalog = NULL;
-	struct background background = {.ready_fd = -1};
+	struct background background = {.ready_fd = -1, .options = options};
 	struct engine engine;
 	int ret = options->foreground ? 0 : go_to_background(&background);
 
@@ -286,6 +299,7 @@ static int mount_store(const struct options *options)
 		ret = catalog_new(store, options->ttl_ms, &catalog);
 	if (ret < 0)
 		return ret;
+	background.store = store;
 	block_ending_signals();
 	engine_init(&engine, store);
 	engine.ring_size = options->ring & ~(size_t)(ENGINE_RING_UNIT - 1);
@@ -299,11 +313,14 @@ static int mount_store(const struct options *options)
 int main(int argc, char **argv)
 {
 	struct options options;
-	int ret = options_parse(argc, argv, &options);
+	int ret;
 
+	log_open();
+	ret = options_parse(argc, argv, &options);
 	if (!ret) {
 		set_signals();
-		log_set_debug(options.debug);
+		if (options.debug)
+			log_set_level(LOG_DEBUG);
 		switch (options.action) {
 		case ACTION_HELP:
 			options_help(stdout);

@@ -15,7 +15,7 @@ packages=(
 	acl attr e2fsprogs fio file gdb procps psmisc qemu-utils rsync util-linux
 )
 # What tests/ops needs.
-packages+=(man-db)
+packages+=(libsystemd-dev man-db systemd)
 
 install() {
 	local missing=() package
