@@ -18,6 +18,7 @@
 
 #include "cleanup.h"
 #include "log.h"
+#include "terminal.h"
 #include "text.h"
 
 #define LINE_SIZE 2048
@@ -31,7 +32,7 @@ struct line {
 	int level;
 	const char *image; /* NULL: none */
 	uint64_t offset;
-	char text[LINE_SIZE]; /* with NAME in front */
+	char text[LINE_SIZE];
 };
 
 /* The last lines; kept_lock guards them. */
@@ -40,6 +41,7 @@ static char *kept[KEPT_LINES];
 static size_t kept_next;
 
 static _Atomic(enum target) target;
+static atomic_bool coloured;
 static atomic_int least = LOG_INFO;
 static char *store;
 
@@ -67,12 +69,12 @@ static bool is_journal(int fd)
 	       !fstat(fd, &st) && st.st_dev == device && st.st_ino == inode;
 }
 
-static void write_journal(const struct line *line, const char *text)
+static void write_journal(const struct line *line)
 {
 	bool somewhere = line->offset != LOG_NOWHERE;
 
 	/* The fields that may be missing come last. */
-	sd_journal_send("MESSAGE=%s", text, "PRIORITY=%d", line->level,
+	sd_journal_send("MESSAGE=%s", line->text, "PRIORITY=%d", line->level,
 			"SYSLOG_IDENTIFIER=" NAME, "STORE=%s", store ? store : "",
 			line->image ? "IMAGE=%s" : NULL, line->image,
 			somewhere ? "OFFSET=%" PRIu64 : NULL, line->offset, NULL);
@@ -88,7 +90,7 @@ static bool is_journal(int fd)
 	return false;
 }
 
-static void write_journal(const struct line *line, const char *text)
+static void write_journal(const struct line *line)
 {
 }
 #endif
@@ -97,6 +99,7 @@ void log_open(void)
 {
 	if (is_journal(STDERR_FILENO))
 		target = TARGET_JOURNAL;
+	coloured = terminal_has_colours(STDERR_FILENO);
 }
 
 void log_to_system(void)
@@ -121,12 +124,12 @@ void log_set_level(int level)
 }
 
 /* Syslog has no fields, and there may be several mounts. */
-static void write_syslog(const struct line *line, const char *text)
+static void write_syslog(const struct line *line)
 {
-	if (!store || !strncmp(text, store, strlen(store)))
-		syslog(line->level, "%s", text);
+	if (!store || !strncmp(line->text, store, strlen(store)))
+		syslog(line->level, "%s", line->text);
 	else
-		syslog(line->level, "%s (%s)", text, store);
+		syslog(line->level, "%s (%s)", line->text, store);
 }
 
 /* Keep the line in the place of the oldest. */
@@ -166,36 +169,32 @@ char *log_last(void)
 	return text;
 }
 
-static void write_line(struct line *line)
+static void write_stderr(const struct line *line)
 {
-	const char *text = line->text + sizeof(NAME ": ") - 1;
-	size_t size;
-	ssize_t n;
+	bool red = coloured && line->level <= LOG_ERR;
+	char out[LINE_SIZE + 32];
+	int size = snprintf(out, sizeof(out), "%s" NAME ":%s %s\n",
+			    red ? TERMINAL_RED : "", red ? TERMINAL_OFF : "", line->text);
+	/* One write, so that lines of several threads do not mix. */
+	ssize_t n = write(STDERR_FILENO, out, (size_t)size);
 
-	text_make_printable(line->text);
-	keep(text);
-	switch (target) {
-	case TARGET_JOURNAL:
-		write_journal(line, text);
-		break;
-	case TARGET_SYSLOG:
-		write_syslog(line, text);
-		break;
-	case TARGET_STDERR:
-		size = strlen(line->text);
-		line->text[size++] = '\n';
-		/* One write, so that lines of several threads do not mix. */
-		n = write(STDERR_FILENO, line->text, size);
-		(void)n;
-	}
+	(void)n;
 }
 
-static void format_line(struct line *line, const char *format, va_list args)
+static void write_line(struct line *line)
 {
-	size_t size = sizeof(NAME ": ") - 1;
-
-	memcpy(line->text, NAME ": ", size);
-	vsnprintf(line->text + size, sizeof(line->text) - size - 1, format, args);
+	text_make_printable(line->text);
+	keep(line->text);
+	switch (target) {
+	case TARGET_JOURNAL:
+		write_journal(line);
+		break;
+	case TARGET_SYSLOG:
+		write_syslog(line);
+		break;
+	case TARGET_STDERR:
+		write_stderr(line);
+	}
 }
 
 void log_next_level(void)
@@ -208,7 +207,7 @@ void log_next_level(void)
 	i = (i + 1) % ARRAY_SIZE(levels);
 	least = levels[i].level;
 	/* Whatever the level is: who asked for it is to see it. */
-	snprintf(line.text, sizeof(line.text), NAME ": the log's level is %s now",
+	snprintf(line.text, sizeof(line.text), "the log's level is %s now",
 		 levels[i].name);
 	write_line(&line);
 }
@@ -221,7 +220,7 @@ void log_line(int level, const char *format, ...)
 	if (level > least)
 		return;
 	va_start(args, format);
-	format_line(&line, format, args);
+	vsnprintf(line.text, sizeof(line.text), format, args);
 	va_end(args);
 	write_line(&line);
 }
@@ -234,7 +233,7 @@ void log_image(int level, const char *image, uint64_t offset, const char *format
 	if (level > least)
 		return;
 	va_start(args, format);
-	format_line(&line, format, args);
+	vsnprintf(line.text, sizeof(line.text), format, args);
 	va_end(args);
 	write_line(&line);
 }

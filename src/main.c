@@ -20,9 +20,8 @@
 #define STR(x) #x
 #define XSTR(x) STR(x)
 #define THREADS_END_MS 10000
-#define KERNEL_MARGIN \
-	2 /* our waits end in a part of the time that the kernel gives us \
-			 */
+#define EXIT_USAGE 2
+#define KERNEL_MARGIN 2 /* our waits end in a part of the time that the kernel gives */
 
 static void warden_freep(struct warden **warden)
 {
@@ -252,8 +251,9 @@ static int list_store(const struct options *options)
 		log_line(LOG_ERR, "%s: %s", store->uri, text ? text : strerror(-ret));
 		return ret;
 	}
-	ret = options->json ? show_json(stdout, listing) : show_table(stdout, listing);
-	if (ret < 0)
+	ret = show_list(stdout, listing, options);
+	/* Who wanted only the first lines, as head(1) does, has them. */
+	if (ret < 0 && ret != -EPIPE)
 		log_line(LOG_ERR, "the list cannot be written: %s", strerror(-ret));
 	listing_unref(listing);
 	return ret;
@@ -284,7 +284,19 @@ static int serve(const struct options *options, struct engine *engine,
 	return ret;
 }
 
-static int mount_store(const struct options *options)
+/*
+ * A store that was named by its path is shown by its path: mount -a knows by that whether
+ * what is in fstab is mounted.
+ */
+static int set_fsname(struct options *options, const struct store *store)
+{
+	if (options->fsname || !strcmp(options->store, store->uri))
+		return 0;
+	options->fsname = realpath(options->store, NULL);
+	return options->fsname ? 0 : -errno;
+}
+
+static int mount_store(struct options *options)
 {
 	CLEANUP(store_freep) struct store *store = NULL;
 	CLEANUP(warden_freep) struct warden *warden = NULL;
@@ -295,6 +307,8 @@ static int mount_store(const struct options *options)
 
 	if (!ret)
 		ret = open_store(options, &warden, &store);
+	if (!ret)
+		ret = set_fsname(options, store);
 	if (!ret)
 		ret = catalog_new(store, options->ttl_ms, &catalog);
 	if (ret < 0)
@@ -310,32 +324,35 @@ static int mount_store(const struct options *options)
 	return ret;
 }
 
+static int act(struct options *options)
+{
+	switch (options->action) {
+	case ACTION_HELP:
+		options_help(stdout);
+		break;
+	case ACTION_VERSION:
+		puts("imagefs " VERSION);
+		break;
+	case ACTION_LIST:
+		return list_store(options);
+	case ACTION_MOUNT:
+		return mount_store(options);
+	}
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	struct options options;
-	int ret;
+	int status = EXIT_USAGE;
 
 	log_open();
-	ret = options_parse(argc, argv, &options);
-	if (!ret) {
+	if (!options_parse(argc, argv, &options)) {
 		set_signals();
 		if (options.debug)
 			log_set_level(LOG_DEBUG);
-		switch (options.action) {
-		case ACTION_HELP:
-			options_help(stdout);
-			break;
-		case ACTION_VERSION:
-			puts("imagefs " VERSION);
-			break;
-		case ACTION_LIST:
-			ret = list_store(&options);
-			break;
-		case ACTION_MOUNT:
-			ret = mount_store(&options);
-			break;
-		}
+		status = act(&options) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 	}
 	options_fini(&options);
-	return ret < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+	return status;
 }
