@@ -64,6 +64,10 @@ int image_count(struct image *image);
 void image_set_error(struct image *image, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 
+/* The same of what went wrong at the byte @offset; the text is to say where, too. */
+void image_set_error_at(struct image *image, uint64_t offset, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
 /* A copy of what went wrong last, for the caller to free, or NULL. */
 char *image_error(struct image *image);
 

@@ -1,19 +1,36 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * log - lines for whoever runs the mount: to standard error in the foreground, to
- * syslog(3) otherwise.  Any thread may log.
+ * log - lines for whoever runs the mount: to standard error in the foreground; to the
+ * journal, where the store, the image and the place in it are fields of their own (STORE,
+ * IMAGE, OFFSET), when standard error goes there or in the background; else to syslog(3).
+ * Any thread may log.
  */
 #ifndef IMAGEFS_LOG_H
 #define IMAGEFS_LOG_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <syslog.h>
 
-/* From here on log to syslog(3), facility daemon. */
-void log_to_syslog(void);
+#define LOG_NOWHERE UINT64_MAX /* no place in an image */
 
-/* Whether lines of LOG_DEBUG are written; they are not at first. */
-void log_set_debug(bool on);
+/* If standard error is the journal's (JOURNAL_STREAM, systemd.exec(5)), log there. */
+void log_open(void);
+
+/* From here on log to the journal, or where there is none to syslog(3). */
+void log_to_system(void);
+
+/* What the lines are about: a copy is kept.  Called before there are threads. */
+void log_set_store(const char *uri);
+
+/*
+ * The least important lines that are written: LOG_WARNING, LOG_INFO (at first) or
+ * LOG_DEBUG.
+ */
+void log_set_level(int level);
+
+/* Go on to the next of these, from the last to the first, with a line that says so. */
+void log_next_level(void);
 
 /* The last lines, with their times, for the caller to free, or NULL without memory. */
 char *log_last(void);
@@ -23,5 +40,12 @@ char *log_last(void);
  * terminal would act on are written as '?': names and texts of stores may be passed.
  */
 void log_line(int level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/*
+ * The same of what happened to an image, called @image by its store, at the byte @offset
+ * or LOG_NOWHERE.  The text says it, too.
+ */
+void log_image(int level, const char *image, uint64_t offset, const char *format, ...)
+	__attribute__((format(printf, 4, 5)));
 
 #endif

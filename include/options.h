@@ -10,6 +10,9 @@
 #include <stdio.h>
 #include <sys/types.h>
 
+/* What a list is in the order of: names ascending, the others from the largest down. */
+enum order { ORDER_NAME, ORDER_SIZE, ORDER_TIME, ORDER_ALLOCATED };
+
 enum action { ACTION_MOUNT, ACTION_LIST, ACTION_HELP, ACTION_VERSION };
 
 struct options {
@@ -18,7 +21,8 @@ struct options {
 	char *mountpoint; /* absolute */
 	bool foreground;
 	bool debug;
-	bool json;
+	bool json, bytes, reverse; /* of a list */
+	enum order order;
 	bool allow_other;
 	bool default_permissions;
 	bool direct_io;

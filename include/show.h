@@ -8,14 +8,13 @@
 #include <stdio.h>
 
 #include "listing.h"
-
-/* Print a table: name, size, allocated, time.  Returns 0 or -EIO. */
-int show_table(FILE *file, const struct listing *listing);
+#include "options.h"
 
 /*
- * Print one JSON object a line: file, name (or name_hex), id, size, and where the store
- * gives them allocated, mtime, immutable, attrs.  Returns 0, -EIO or -ENOMEM.
+ * Print the images in the order that @options say, as a table for people, or as one JSON
+ * object a line: file, name (or name_hex), id, size, and where the store gives them
+ * allocated, mtime, immutable, attrs.  Returns 0 or a negative errno.
  */
-int show_json(FILE *file, const struct listing *listing);
+int show_list(FILE *file, const struct listing *listing, const struct options *options);
 
 #endif

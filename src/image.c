@@ -244,24 +244,38 @@ int image_count(struct image *image)
 	return 0;
 }
 
-void image_set_error(struct image *image, const char *format, ...)
+static void set_error(struct image *image, uint64_t offset, const char *format,
+		      va_list args)
 {
 	CLEANUP(freep) char *old = NULL;
 	char *text = NULL;
-	va_list args;
 
-	va_start(args, format);
 	if (vasprintf(&text, format, args) < 0)
-		text = NULL;
-	va_end(args);
-	if (!text)
 		return;
 	text_make_printable(text);
-	log_line(LOG_WARNING, "%s: %s", image->name, text);
+	log_image(LOG_WARNING, image->name, offset, "%s: %s", image->name, text);
 	pthread_mutex_lock(&image->lock);
 	old = image->error;
 	image->error = text;
 	pthread_mutex_unlock(&image->lock);
+}
+
+void image_set_error(struct image *image, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	set_error(image, LOG_NOWHERE, format, args);
+	va_end(args);
+}
+
+void image_set_error_at(struct image *image, uint64_t offset, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	set_error(image, offset, format, args);
+	va_end(args);
 }
 
 char *image_error(struct image *image)

@@ -1,36 +1,135 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
+#ifdef HAVE_SYSTEMD
+/* Where the call is in the sources is of no use to who reads the journal. */
+#define SD_JOURNAL_SUPPRESS_LOCATION
+#include <systemd/sd-journal.h>
+#endif
+
+#include "cleanup.h"
 #include "log.h"
+#include "terminal.h"
 #include "text.h"
 
 #define LINE_SIZE 2048
 #define KEPT_LINES 200
+#define NAME "imagefs"
+
+enum target { TARGET_STDERR, TARGET_SYSLOG, TARGET_JOURNAL };
+
+/* A line, and what it is about. */
+struct line {
+	int level;
+	const char *image; /* NULL: none */
+	uint64_t offset;
+	char text[LINE_SIZE];
+};
 
 /* The last lines; kept_lock guards them. */
 static pthread_mutex_t kept_lock = PTHREAD_MUTEX_INITIALIZER;
 static char *kept[KEPT_LINES];
 static size_t kept_next;
 
-static atomic_bool use_syslog;
-static atomic_bool debug;
+static _Atomic(enum target) target;
+static atomic_bool coloured;
+static atomic_int least = LOG_INFO;
+static char *store;
 
-void log_to_syslog(void)
+static const struct {
+	int level;
+	const char *name;
+} levels[] = {{LOG_INFO, "info"}, {LOG_DEBUG, "debug"}, {LOG_WARNING, "warning"}};
+
+#ifdef HAVE_SYSTEMD
+static bool has_journal(void)
 {
-	openlog("imagefs", LOG_PID, LOG_DAEMON);
-	use_syslog = true;
+	struct stat st;
+
+	return !stat("/run/systemd/journal/socket", &st) && S_ISSOCK(st.st_mode);
 }
 
-void log_set_debug(bool on)
+/* Whether standard error is the one that JOURNAL_STREAM tells of. */
+static bool is_journal(int fd)
 {
-	debug = on;
+	const char *stream = getenv("JOURNAL_STREAM");
+	uintmax_t device, inode;
+	struct stat st;
+
+	return stream && sscanf(stream, "%ju:%ju", &device, &inode) == 2 &&
+	       !fstat(fd, &st) && st.st_dev == device && st.st_ino == inode;
+}
+
+static void write_journal(const struct line *line)
+{
+	bool somewhere = line->offset != LOG_NOWHERE;
+
+	/* The fields that may be missing come last. */
+	sd_journal_send("MESSAGE=%s", line->text, "PRIORITY=%d", line->level,
+			"SYSLOG_IDENTIFIER=" NAME, "STORE=%s", store ? store : "",
+			line->image ? "IMAGE=%s" : NULL, line->image,
+			somewhere ? "OFFSET=%" PRIu64 : NULL, line->offset, NULL);
+}
+#else
+static bool has_journal(void)
+{
+	return false;
+}
+
+static bool is_journal(int fd)
+{
+	return false;
+}
+
+static void write_journal(const struct line *line)
+{
+}
+#endif
+
+void log_open(void)
+{
+	if (is_journal(STDERR_FILENO))
+		target = TARGET_JOURNAL;
+	coloured = terminal_has_colours(STDERR_FILENO);
+}
+
+void log_to_system(void)
+{
+	if (has_journal()) {
+		target = TARGET_JOURNAL;
+		return;
+	}
+	openlog(NAME, LOG_PID, LOG_DAEMON);
+	target = TARGET_SYSLOG;
+}
+
+void log_set_store(const char *uri)
+{
+	free(store);
+	store = uri ? strdup(uri) : NULL;
+}
+
+void log_set_level(int level)
+{
+	least = level;
+}
+
+/* Syslog has no fields, and there may be several mounts. */
+static void write_syslog(const struct line *line)
+{
+	if (!store || !strncmp(line->text, store, strlen(store)))
+		syslog(line->level, "%s", line->text);
+	else
+		syslog(line->level, "%s (%s)", line->text, store);
 }
 
 /* Keep the line in the place of the oldest. */
@@ -70,29 +169,71 @@ char *log_last(void)
 	return text;
 }
 
+static void write_stderr(const struct line *line)
+{
+	bool red = coloured && line->level <= LOG_ERR;
+	char out[LINE_SIZE + 32];
+	int size = snprintf(out, sizeof(out), "%s" NAME ":%s %s\n",
+			    red ? TERMINAL_RED : "", red ? TERMINAL_OFF : "", line->text);
+	/* One write, so that lines of several threads do not mix. */
+	ssize_t n = write(STDERR_FILENO, out, (size_t)size);
+
+	(void)n;
+}
+
+static void write_line(struct line *line)
+{
+	text_make_printable(line->text);
+	keep(line->text);
+	switch (target) {
+	case TARGET_JOURNAL:
+		write_journal(line);
+		break;
+	case TARGET_SYSLOG:
+		write_syslog(line);
+		break;
+	case TARGET_STDERR:
+		write_stderr(line);
+	}
+}
+
+void log_next_level(void)
+{
+	struct line line = {.level = LOG_NOTICE, .offset = LOG_NOWHERE};
+	size_t i = 0;
+
+	while (i < ARRAY_SIZE(levels) && levels[i].level != least)
+		i++;
+	i = (i + 1) % ARRAY_SIZE(levels);
+	least = levels[i].level;
+	/* Whatever the level is: who asked for it is to see it. */
+	snprintf(line.text, sizeof(line.text), "the log's level is %s now",
+		 levels[i].name);
+	write_line(&line);
+}
+
 void log_line(int level, const char *format, ...)
 {
-	static const char prefix[] = "imagefs: ";
-	char line[LINE_SIZE];
-	size_t size = sizeof(prefix) - 1;
+	struct line line = {.level = level, .offset = LOG_NOWHERE};
 	va_list args;
-	ssize_t n;
 
-	if (level == LOG_DEBUG && !debug)
+	if (level > least)
 		return;
-	memcpy(line, prefix, sizeof(prefix));
 	va_start(args, format);
-	vsnprintf(line + size, sizeof(line) - size - 1, format, args);
+	vsnprintf(line.text, sizeof(line.text), format, args);
 	va_end(args);
-	text_make_printable(line);
-	keep(line + size);
-	if (use_syslog) {
-		syslog(level, "%s", line + size);
+	write_line(&line);
+}
+
+void log_image(int level, const char *image, uint64_t offset, const char *format, ...)
+{
+	struct line line = {.level = level, .image = image, .offset = offset};
+	va_list args;
+
+	if (level > least)
 		return;
-	}
-	size = strlen(line);
-	line[size++] = '\n';
-	/* One write, so that lines of several threads do not mix. */
-	n = write(STDERR_FILENO, line, size);
-	(void)n;
+	va_start(args, format);
+	vsnprintf(line.text, sizeof(line.text), format, args);
+	va_end(args);
+	write_line(&line);
 }

@@ -14,14 +14,14 @@
 #include "fs.h"
 #include "imagefs-store.h"
 #include "log.h"
+#include "service.h"
 #include "show.h"
 
 #define STR(x) #x
 #define XSTR(x) STR(x)
 #define THREADS_END_MS 10000
-#define KERNEL_MARGIN \
-	2 /* our waits end in a part of the time that the kernel gives us \
-			 */
+#define EXIT_USAGE 2
+#define KERNEL_MARGIN 2 /* our waits end in a part of the time that the kernel gives */
 
 static void warden_freep(struct warden **warden)
 {
@@ -38,20 +38,28 @@ static void catalog_freep(struct catalog **catalog)
 	catalog_free(*catalog);
 }
 
-/* What is told to whoever waits for the mount, and where the output goes after that. */
+/* Who is to be told that the mount is there. */
 struct background {
 	int ready_fd; /* a byte for the parent; -1: there is none */
+	const struct options *options;
+	const struct store *store;
+	struct service *service; /* from the time that it is there on */
 };
 
 static void be_ready(void *context)
 {
 	struct background *background = context;
-	int null;
+	int null, ret;
 	ssize_t n;
 
+	ret = service_new(background->options->mountpoint, background->store->uri,
+			  &background->service);
+	if (ret < 0)
+		log_line(LOG_WARNING, "signals and the watchdog are not seen to: %s",
+			 strerror(-ret));
 	if (background->ready_fd < 0)
 		return;
-	log_to_syslog();
+	log_to_system();
 	if (chdir("/") < 0)
 		log_line(LOG_WARNING, "/: %s", strerror(errno));
 	null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -108,6 +116,7 @@ static void block_ending_signals(void)
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGHUP);
+	service_add_signals(&set);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 }
 
@@ -216,6 +225,7 @@ static int open_store(const struct options *options, struct warden **ret_warden,
 
 	if (ret < 0)
 		return ret;
+	log_set_store((*ret_store)->uri);
 	(*ret_store)->stall_ms = stall_ms;
 	(*ret_store)->immutable = options->immutable;
 	ret = set_environment(stall_ms);
@@ -241,8 +251,9 @@ static int list_store(const struct options *options)
 		log_line(LOG_ERR, "%s: %s", store->uri, text ? text : strerror(-ret));
 		return ret;
 	}
-	ret = options->json ? show_json(stdout, listing) : show_table(stdout, listing);
-	if (ret < 0)
+	ret = show_list(stdout, listing, options);
+	/* Who wanted only the first lines, as head(1) does, has them. */
+	if (ret < 0 && ret != -EPIPE)
 		log_line(LOG_ERR, "the list cannot be written: %s", strerror(-ret));
 	listing_unref(listing);
 	return ret;
@@ -260,6 +271,7 @@ static int serve(const struct options *options, struct engine *engine,
 	ret = warden_watch_mount(engine->store->warden, options->mountpoint);
 	if (!ret)
 		ret = fs_serve(fs, be_ready, background);
+	service_end(background->service);
 	fs_close_all(fs);
 	/* Requests are answered through the session until the last thread is gone. */
 	catalog_end(catalog);
@@ -268,24 +280,40 @@ static int serve(const struct options *options, struct engine *engine,
 		_exit(EXIT_FAILURE);
 	}
 	fs_free(fs);
+	service_free(background->service);
 	return ret;
 }
 
-static int mount_store(const struct options *options)
+/*
+ * A store that was named by its path is shown by its path: mount -a knows by that whether
+ * what is in fstab is mounted.
+ */
+static int set_fsname(struct options *options, const struct store *store)
+{
+	if (options->fsname || !strcmp(options->store, store->uri))
+		return 0;
+	options->fsname = realpath(options->store, NULL);
+	return options->fsname ? 0 : -errno;
+}
+
+static int mount_store(struct options *options)
 {
 	CLEANUP(store_freep) struct store *store = NULL;
 	CLEANUP(warden_freep) struct warden *warden = NULL;
 	CLEANUP(catalog_freep) struct catalog *catalog = NULL;
-	struct background background = {.ready_fd = -1};
+	struct background background = {.ready_fd = -1, .options = options};
 	struct engine engine;
 	int ret = options->foreground ? 0 : go_to_background(&background);
 
 	if (!ret)
 		ret = open_store(options, &warden, &store);
 	if (!ret)
+		ret = set_fsname(options, store);
+	if (!ret)
 		ret = catalog_new(store, options->ttl_ms, &catalog);
 	if (ret < 0)
 		return ret;
+	background.store = store;
 	block_ending_signals();
 	engine_init(&engine, store);
 	engine.ring_size = options->ring & ~(size_t)(ENGINE_RING_UNIT - 1);
@@ -296,29 +324,35 @@ static int mount_store(const struct options *options)
 	return ret;
 }
 
+static int act(struct options *options)
+{
+	switch (options->action) {
+	case ACTION_HELP:
+		options_help(stdout);
+		break;
+	case ACTION_VERSION:
+		puts("imagefs " VERSION);
+		break;
+	case ACTION_LIST:
+		return list_store(options);
+	case ACTION_MOUNT:
+		return mount_store(options);
+	}
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	struct options options;
-	int ret = options_parse(argc, argv, &options);
+	int status = EXIT_USAGE;
 
-	if (!ret) {
+	log_open();
+	if (!options_parse(argc, argv, &options)) {
 		set_signals();
-		log_set_debug(options.debug);
-		switch (options.action) {
-		case ACTION_HELP:
-			options_help(stdout);
-			break;
-		case ACTION_VERSION:
-			puts("imagefs " VERSION);
-			break;
-		case ACTION_LIST:
-			ret = list_store(&options);
-			break;
-		case ACTION_MOUNT:
-			ret = mount_store(&options);
-			break;
-		}
+		if (options.debug)
+			log_set_level(LOG_DEBUG);
+		status = act(&options) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 	}
 	options_fini(&options);
-	return ret < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+	return status;
 }

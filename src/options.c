@@ -283,14 +283,41 @@ static int set_letters(struct options *options, const char *letters)
 	return 0;
 }
 
+static int set_order(struct options *options, const char *name)
+{
+	static const char *const names[] = {
+		[ORDER_NAME] = "name",
+		[ORDER_SIZE] = "size",
+		[ORDER_TIME] = "time",
+		[ORDER_ALLOCATED] = "allocated",
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		if (!strcmp(names[i], name)) {
+			options->order = (enum order)i;
+			return 0;
+		}
+	}
+	log_line(LOG_ERR, "--sort=%s: sort by name, size, time or allocated", name);
+	return -EINVAL;
+}
+
 static int set_long(struct options *options, const char *name)
 {
+	bool list = options->action == ACTION_LIST;
+
 	if (!strcmp(name, "help"))
 		options->action = ACTION_HELP;
 	else if (!strcmp(name, "version"))
 		options->action = ACTION_VERSION;
-	else if (!strcmp(name, "json") && options->action == ACTION_LIST)
+	else if (list && !strcmp(name, "json"))
 		options->json = true;
+	else if (list && !strcmp(name, "bytes"))
+		options->bytes = true;
+	else if (list && !strcmp(name, "reverse"))
+		options->reverse = true;
+	else if (list && !strncmp(name, "sort=", 5))
+		return set_order(options, name + 5);
 	else {
 		log_line(LOG_ERR, "--%s: no such option (see imagefs --help)", name);
 		return -EINVAL;
@@ -359,9 +386,10 @@ static int check(struct options *options)
 		return 0;
 	if (!options->store ||
 	    (options->action == ACTION_MOUNT && !options->mountpoint)) {
-		log_line(LOG_ERR,
-			 "usage: imagefs [-o OPTIONS] STORE MOUNTPOINT (see imagefs "
-			 "--help)");
+		log_line(LOG_ERR, "usage: imagefs %s (see imagefs --help)",
+			 options->action == ACTION_LIST
+				 ? "list [--json] [-o OPTIONS] STORE"
+				 : "[-o OPTIONS] STORE MOUNTPOINT");
 		return -EINVAL;
 	}
 	/*
@@ -441,7 +469,7 @@ void options_fini(struct options *options)
 void options_help(FILE *file)
 {
 	fputs("usage: imagefs [-f] [-d] [-o OPTIONS] STORE MOUNTPOINT\n"
-	      "       imagefs list [--json] [-o OPTIONS] STORE\n"
+	      "       imagefs list [--json] [--bytes] [--sort=KEY] [--reverse] [-o OPTIONS] STORE\n"
 	      "\n"
 	      "Mount the images of a store as read-only files, or list them.\n"
 	      "STORE is a folder or a URI: dir:///srv/images, sheepdog://host/, ...\n"
@@ -451,6 +479,9 @@ void options_help(FILE *file)
 	      "  -h, --help\n"
 	      "  -V, --version\n"
 	      "  --json     list: one JSON object for each image\n"
+	      "  --bytes    list: sizes in bytes\n"
+	      "  --sort=KEY list: by name, size, time or allocated (default: name)\n"
+	      "  --reverse  list: in the other order\n"
 	      "\n"
 	      "OPTIONS, separated by commas:\n",
 	      file);

@@ -8,16 +8,20 @@
 
 #include "cleanup.h"
 #include "show.h"
+#include "terminal.h"
 #include "text.h"
 
-/* Bytes in at most six characters: "1.5G", "512", "16E". */
-static void print_size(char *text, size_t room, uint64_t bytes)
+#define SIZE_DIGITS 19 /* of 2^63 */
+#define NAME_COLUMNS 60
+
+/* Bytes, or unless @exact in at most six characters: "1.5G", "512", "16E". */
+static void print_size(char *text, size_t room, uint64_t bytes, bool exact)
 {
 	static const char units[] = " KMGTPE";
 	double value = (double)bytes;
 	size_t unit = 0;
 
-	while (value >= 1024 && unit + 1 < sizeof(units) - 1) {
+	while (!exact && value >= 1024 && unit + 1 < sizeof(units) - 1) {
 		value /= 1024;
 		unit++;
 	}
@@ -39,31 +43,48 @@ static void print_time(char *text, size_t room, const struct timespec *when)
 		snprintf(text, room, "-");
 }
 
-int show_table(FILE *file, const struct listing *listing)
+/* The characters of a name that is UTF-8. */
+static int columns(const char *name)
 {
+	int count = 0;
+
+	for (; *name; name++)
+		count += (*name & 0xc0) != 0x80;
+	return count;
+}
+
+static int show_row(FILE *file, const struct image *image, int width, bool bytes)
+{
+	CLEANUP(freep) char *name = strdup(image->file_name);
+	char size[32], allocated[32], when[32];
+
+	if (!name)
+		return -ENOMEM;
 	/* What a terminal acts on is not printed; a pipe gets the name as it is. */
-	bool terminal = isatty(fileno(file));
-	int width = 4;
+	if (isatty(fileno(file)))
+		text_make_printable(name);
+	print_size(size, sizeof(size), image->size, bytes);
+	print_size(allocated, sizeof(allocated), image->allocated, bytes);
+	print_time(when, sizeof(when), &image->mtime);
+	fprintf(file, "%s%*s  %*s  %*s  %s\n", name, MAX(width - columns(name), 0), "",
+		bytes ? SIZE_DIGITS : 8, size, bytes ? SIZE_DIGITS : 9, allocated, when);
+	return 0;
+}
 
-	for (size_t i = 0; i < listing->count; i++)
-		width = MAX(width, (int)strlen(listing->images[i]->file_name));
-	width = MIN(width, 60);
-	fprintf(file, "%-*s  %8s  %9s  %s\n", width, "NAME", "SIZE", "ALLOCATED", "TIME");
-	for (size_t i = 0; i < listing->count; i++) {
-		const struct image *image = listing->images[i];
-		CLEANUP(freep) char *name = strdup(image->file_name);
-		char size[32], allocated[32], when[32];
+static int show_table(FILE *file, struct image *const *images, size_t count, bool bytes)
+{
+	bool bold = terminal_has_colours(fileno(file));
+	int width = 4, ret = 0;
 
-		if (!name)
-			return -ENOMEM;
-		if (terminal)
-			text_make_printable(name);
-		print_size(size, sizeof(size), image->size);
-		print_size(allocated, sizeof(allocated), image->allocated);
-		print_time(when, sizeof(when), &image->mtime);
-		fprintf(file, "%-*s  %8s  %9s  %s\n", width, name, size, allocated, when);
-	}
-	return fflush(file) ? -EIO : 0;
+	for (size_t i = 0; i < count; i++)
+		width = MAX(width, columns(images[i]->file_name));
+	width = MIN(width, NAME_COLUMNS);
+	fprintf(file, "%s%-*s  %*s  %*s  %s%s\n", bold ? TERMINAL_BOLD : "", width,
+		"NAME", bytes ? SIZE_DIGITS : 8, "SIZE", bytes ? SIZE_DIGITS : 9,
+		"ALLOCATED", "TIME", bold ? TERMINAL_OFF : "");
+	for (size_t i = 0; i < count && !ret; i++)
+		ret = show_row(file, images[i], width, bytes);
+	return ret;
 }
 
 static void json_freep(json_t **json)
@@ -122,15 +143,52 @@ static int show_image(FILE *file, const struct image *image)
 	ret |= json_object_set_new(json, "immutable", json_boolean(image->immutable));
 	if (ret || set_attributes(json, image) < 0)
 		return -ENOMEM;
-	return json_dumpf(json, file, JSON_COMPACT) || fputc('\n', file) == EOF ? -EIO
+	return json_dumpf(json, file, JSON_COMPACT) || fputc('\n', file) == EOF ? -errno
 										: 0;
 }
 
-int show_json(FILE *file, const struct listing *listing)
+/* What images are compared by: the largest comes first. */
+static uint64_t weight(const struct image *image, enum order order)
 {
+	switch (order) {
+	case ORDER_SIZE:
+		return image->size;
+	case ORDER_TIME:
+		/* Times before 1970 are less than those after. */
+		return (uint64_t)image->mtime.tv_sec + (UINT64_C(1) << 63);
+	case ORDER_ALLOCATED:
+		/* Where it is not known, behind all others. */
+		return image->allocated == UINT64_MAX ? 0 : image->allocated + 1;
+	case ORDER_NAME:
+		break;
+	}
+	return 0;
+}
+
+static int compare(const void *a, const void *b, void *context)
+{
+	const struct image *x = *(struct image *const *)a, *y = *(struct image *const *)b;
+	const struct options *options = context;
+	uint64_t wx = weight(x, options->order), wy = weight(y, options->order);
+	int order = wx == wy ? strcmp(x->file_name, y->file_name) : wx > wy ? -1 : 1;
+
+	return options->reverse ? -order : order;
+}
+
+int show_list(FILE *file, const struct listing *listing, const struct options *options)
+{
+	size_t count = listing->count;
+	CLEANUP(freep) struct image **images = calloc(count + 1, sizeof(*images));
 	int ret = 0;
 
-	for (size_t i = 0; i < listing->count && !ret; i++)
-		ret = show_image(file, listing->images[i]);
-	return !ret && fflush(file) ? -EIO : ret;
+	if (!images)
+		return -ENOMEM;
+	for (size_t i = 0; i < count; i++)
+		images[i] = listing->images[i];
+	qsort_r(images, count, sizeof(*images), compare, (void *)options);
+	if (!options->json)
+		ret = show_table(file, images, count, options->bytes);
+	for (size_t i = 0; options->json && i < count && !ret; i++)
+		ret = show_image(file, images[i]);
+	return !ret && fflush(file) ? -errno : ret;
 }

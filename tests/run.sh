@@ -14,6 +14,8 @@ packages=(
 	python3-pytest python3-pytest-xdist python3-hypothesis
 	acl attr e2fsprogs fio file gdb procps psmisc qemu-utils rsync util-linux
 )
+# What tests/ops needs.
+packages+=(libsystemd-dev man-db systemd)
 
 install() {
 	local missing=() package
@@ -54,6 +56,7 @@ sources() {
 
 steps=(gcc clang address thread valgrind tidy check smoke mount stores mount_address
 	mount_thread)
+steps+=(ops)
 
 step_gcc() { build gcc gcc && units gcc; }
 step_clang() { build clang clang && units clang; }
@@ -84,6 +87,7 @@ step_mount() { pytests gcc tests/mount; }
 step_stores() { pytests gcc tests/stores; }
 step_mount_address() { pytests address tests/mount; }
 step_mount_thread() { pytests thread tests/mount; }
+step_ops() { pytests gcc tests/ops; }
 
 if [ "${1:-}" = list ]; then
 	printf '%s\n' "${steps[@]}"

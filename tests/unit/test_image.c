@@ -369,7 +369,7 @@ static void the_last_error_is_remembered_and_logged(void **state)
 
 	kit_capture(kit);
 	image_set_error(image, "first %d", 1);
-	image_set_error(image, "second %s", "thing");
+	image_set_error_at(image, 7, "second %s", "thing");
 	kit_end_capture(kit);
 	{
 		CLEANUP(freep) char *error = image_error(image);

@@ -79,9 +79,9 @@ static void an_empty_line_is_a_line(void **state)
 static void write_debug(void)
 {
 	log_line(LOG_DEBUG, "unwanted");
-	log_set_debug(true);
+	log_set_level(LOG_DEBUG);
 	log_line(LOG_DEBUG, "wanted");
-	log_set_debug(false);
+	log_set_level(LOG_INFO);
 	log_line(LOG_DEBUG, "unwanted");
 }
 
@@ -90,6 +90,44 @@ static void lines_for_debugging_are_written_when_wanted(void **state)
 	CLEANUP(freep) char *text = logged(*state, write_debug);
 
 	assert_string_equal(text, "imagefs: wanted\n");
+}
+
+static void go_through_the_levels(void)
+{
+	for (int i = 0; i < 4; i++) {
+		log_next_level();
+		log_line(LOG_WARNING, "warning");
+		log_line(LOG_INFO, "info");
+		log_line(LOG_DEBUG, "debug");
+	}
+	log_set_level(LOG_INFO);
+}
+
+static void the_level_goes_round(void **state)
+{
+	CLEANUP(freep) char *text = logged(*state, go_through_the_levels);
+
+	assert_string_equal(text, "imagefs: the log's level is debug now\n"
+				  "imagefs: warning\nimagefs: info\nimagefs: debug\n"
+				  "imagefs: the log's level is warning now\n"
+				  "imagefs: warning\n"
+				  "imagefs: the log's level is info now\n"
+				  "imagefs: warning\nimagefs: info\n"
+				  "imagefs: the log's level is debug now\n"
+				  "imagefs: warning\nimagefs: info\nimagefs: debug\n");
+}
+
+static void write_about_an_image(void)
+{
+	log_image(LOG_WARNING, "a\nb", 5, "%s: %s", "a\nb", "burns");
+	log_image(LOG_DEBUG, "a", LOG_NOWHERE, "unwanted");
+}
+
+static void a_line_about_an_image_is_a_line(void **state)
+{
+	CLEANUP(freep) char *text = logged(*state, write_about_an_image);
+
+	assert_string_equal(text, "imagefs: a?b: burns\n");
 }
 
 static void *write_many(void *context)
@@ -136,6 +174,8 @@ int main(void)
 		KIT_TEST(a_line_that_is_too_long_is_cut_and_stays_one_line),
 		KIT_TEST(an_empty_line_is_a_line),
 		KIT_TEST(lines_for_debugging_are_written_when_wanted),
+		KIT_TEST(the_level_goes_round),
+		KIT_TEST(a_line_about_an_image_is_a_line),
 		KIT_TEST(lines_of_several_threads_do_not_mix),
 	};
 

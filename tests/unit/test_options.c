@@ -233,7 +233,42 @@ static void what_mount_says_of_itself_is_taken(void **state)
 static void rw_alone_is_refused(void **state)
 {
 	assert_refused(*state, "read-only", "-orw", "s:", "/");
-	assert_refused(*state, "read-only", "-orw,dev", "s:", "/");
+	assert_refused(*state, "read-only", "-orw,ttl=5", "s:", "/");
+}
+
+static void rw_of_mount_is_taken(void **state)
+{
+	/* mount.fuse3 adds dev and suid where nothing else is said of them. */
+	static const char *const said[] = {"rw,dev,suid", "rw,nosuid,nodev", "rw,nodev",
+					   "rw,suid,dev,ttl=5"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(said); i++) {
+		struct parsed parsed;
+
+		assert_taken(*state, &parsed, "-o", said[i], "s:", "/");
+		parsed_fini(&parsed);
+	}
+}
+
+static void a_list_has_an_order(void **state)
+{
+	struct parsed parsed;
+
+	assert_taken(*state, &parsed, "list", "--sort=allocated", "--reverse", "--bytes",
+		     "s:");
+	assert_int_equal(parsed.options.action, ACTION_LIST);
+	assert_int_equal(parsed.options.order, ORDER_ALLOCATED);
+	assert_true(parsed.options.reverse && parsed.options.bytes);
+	parsed_fini(&parsed);
+	assert_refused(*state, "name, size, time or allocated", "list", "--sort=colour",
+		       "s:");
+	assert_refused(*state, "--reverse", "--reverse", "s:", "/");
+}
+
+static void a_usage_is_that_of_what_was_to_be_done(void **state)
+{
+	assert_refused(*state, "usage: imagefs [-o OPTIONS] STORE MOUNTPOINT", "s:");
+	assert_refused(*state, "usage: imagefs list", "list");
 }
 
 static void options_of_the_kernel_are_handed_on(void **state)
@@ -500,6 +535,9 @@ int main(void)
 		KIT_TEST(words_behind_two_dashes_are_no_options),
 		KIT_TEST(what_mount_says_of_itself_is_taken),
 		KIT_TEST(rw_alone_is_refused),
+		KIT_TEST(rw_of_mount_is_taken),
+		KIT_TEST(a_list_has_an_order),
+		KIT_TEST(a_usage_is_that_of_what_was_to_be_done),
 		KIT_TEST(options_of_the_kernel_are_handed_on),
 		KIT_TEST(folders_of_programs_are_made_absolute),
 		KIT_TEST(values_at_the_limits_are_taken),
