@@ -275,6 +275,24 @@ def test_a_lazy_unmount_lets_readers_come_to_their_end(busy, fake, state, how):
     assert os.listdir(mount.path) == []
 
 
+@pytest.mark.xfail(strict=True, reason="whatever is mounted at the path is unmounted")
+def test_a_mount_that_has_taken_its_place_is_left_alone(busy, images):
+    """After a lazy unmount the daemon goes on for who has files open, and then ends."""
+    mount, readers, failing = busy(slow_reads)
+    run("umount", "-l", mount.path)
+    (images / "new").write_text("new")
+    run(IMAGEFS, "-o", "store_path=" + STORE_PATH, images, mount.path)
+    os.listdir(mount.path)
+    mount.signal(signal.SIGTERM)
+    wait_until(lambda: mount.poll() is not None, "the old one has ended")
+    readers.wait()
+    left = mounts_below(mount.path)
+    for _ in left:
+        run("umount", mount.path)
+    mount.wait_end()
+    assert left
+
+
 @pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
 def test_when_the_daemon_is_killed_nothing_is_left(busy, state):
     mount, readers, failing = busy(state)
