@@ -275,6 +275,7 @@ def test_an_image_that_hangs_can_be_opened(fake, mounted, processes, name, immut
         assert opener.wait(PROMISED) == 0
     finally:
         mount.signal(signal.SIGTERM)  # lets go whoever it is that hangs
+        mount.wait_end()
 
 
 @pytest.mark.limit(300)
@@ -323,6 +324,7 @@ def test_reads_ahead_of_an_image_that_hangs_leave_room_for_others(fake, mounted,
         interrupt(greedy, signal.SIGINT)
     finally:
         mount.signal(signal.SIGTERM)  # lets go whoever it is that hangs
+        mount.wait_end()
         reader.stdout.close()
 
 
