@@ -354,12 +354,31 @@ def data_runs(path):
     return [(run_["start"], run_["length"]) for run_ in json.loads(text) if run_["data"]]
 
 
-@pytest.mark.xfail(strict=True, reason=INTERRUPTED)
-def test_qemu_img_map_is_right_each_time(disks, images):
+@AT_TIMES
+def test_qemu_img_map(disks, images):
     expected = data_runs(images / "disk.raw")
     assert len(expected) == 20
-    for _ in range(60):
-        assert data_runs(disks / "disk.raw") == expected
+    assert data_runs(disks / "disk.raw") == expected
+
+
+@pytest.mark.xfail(strict=True, reason=INTERRUPTED)
+@needs("qemu-img")
+def test_qemu_img_finds_the_holes_of_a_store_that_takes_its_time(fake, thin, mounted):
+    fake.fault("extents." + thin.id, "delay=200")
+    mount = mounted(fake.uri)
+    for _ in range(5):
+        assert data_runs(mount / "thin.raw") == THIN_RUNS
+
+
+@pytest.mark.xfail(strict=True, reason=INTERRUPTED)
+@needs("qemu-img")
+def test_native_aio_of_a_store_that_takes_its_time(fake, mounted):
+    image = fake.image("disk.raw", 200 * MIB)
+    fake.fault(image, "drip=200000/5")
+    mount = mounted(fake.uri)
+    for _ in range(10):
+        run("qemu-img", "bench", "-q", "-f", "raw", "-t", "none", "-i", "native", "-c", "50",
+            "-d", "8", "-s", "64k", "-S", "3M", mount / "disk.raw")
 
 
 def test_qemu_img_map_of_a_qcow2(disks, images):
@@ -377,12 +396,6 @@ def test_qemu_img_measure(disks, images, name):
 
 
 NATIVE = "-c 500 -d 32 -s 64k -S 200k -t none -i native"
-
-
-@pytest.mark.xfail(strict=True, reason=INTERRUPTED)
-def test_qemu_img_bench_with_native_aio_is_well_each_time(disks):
-    for _ in range(100):
-        run("qemu-img", "bench", "-q", "-f", "raw", *NATIVE.split(), disks / "disk.raw")
 
 
 @pytest.mark.parametrize("how", ["-c 2000 -d 64 -s 4k", "-c 200 -d 16 -s 1M -t none",
