@@ -325,6 +325,7 @@ def test_qemu_img_check(disks):
     assert "No errors were found" in run("qemu-img", "check", disks / "disk.qcow2").stdout
 
 
+@AT_TIMES
 def test_qemu_img_compare(disks, images):
     for one in ("disk.raw", "disk.qcow2"):
         for other in ("disk.raw", "disk.qcow2"):
