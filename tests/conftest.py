@@ -22,6 +22,10 @@ from fakestore import FakeStore
 # process started from here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.umask(0o022)
+# The kernel does not give back the nodes that it knows when it unmounts, so their images are
+# still there when the daemon ends.
+os.environ.setdefault("LSAN_OPTIONS", "print_suppressions=0:suppressions=%s"
+                      % (Path(__file__).parent / "lsan.supp"))
 harness.adopt_orphans()
 
 # The same examples each time: what fails here fails everywhere.  Others are looked for with

@@ -99,10 +99,12 @@ def command_of(pid):
         return ""
 
 
-def mounts_below(folder):
-    """[(path, device number, type, source, options)] of the mounts in @folder."""
+def mounts_below(folder, table=None):
+    """[(path, device number, type, source, options)] of the mounts in @folder, by this
+    process's /proc/self/mountinfo or the text of another's."""
     found = []
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+    table = table or Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+    for line in table.splitlines():
         left, right = line.split(" - ", 1)
         fields, rest = left.split(" "), right.split(" ")
         path = re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), fields[4])
@@ -156,6 +158,7 @@ class Mount:
             )
         self.pid = self.process.pid
         self.status = None
+        self.right_status = 0
         Mount.live.append(self)
 
     def expect(self, *patterns):
@@ -253,20 +256,22 @@ class Mount:
             print("--- the daemon does not end\n%s" % stacks_of(self.pid))
             raise
         assert self.status == status, "the daemon's exit status is %s" % self.status
+        self.right_status = status
         wait_until(lambda: not self.is_mounted(), "the mount is gone")
 
     def unmount(self, *how):
         run("umount", *how, self.path)
 
-    def end(self, status=0):
-        """Unmount and see that the daemon ends well; does nothing the second time."""
+    def end(self):
+        """Unmount and see that the daemon ends well, or has ended as the test said that it
+        would; does nothing the second time."""
         if self not in Mount.live:
             return
         try:
             if self.poll() is None and self.is_mounted():
                 self.unmount()
             if self.poll() is None or not self.background:
-                self.wait_end(status)
+                self.wait_end(self.right_status)
         finally:
             self.abort()
         self.check_log()

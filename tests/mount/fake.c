@@ -7,8 +7,10 @@
  *   FOLDER/sizes/ID      the size: an ask beyond it is a line "bad ask" of the log
  *   FOLDER/extents/ID    what extents prints; the bytes elsewhere are zeros
  *   FOLDER/gone/ID       there: the image is gone
- *   FOLDER/faults/WHAT   what goes wrong (fault.h); FOLDER/fired/ and FOLDER/marks/ are
- * its FOLDER/log           what was called: "PID list", "PID read ID", "PID ask ID OFFSET
+ *   FOLDER/faults/WHAT   what goes wrong (fault.h); FOLDER/fired/ and FOLDER/marks/ are its
+ *   FOLDER/sent/ID       the bytes of the image that all its readers ever sent: a number of
+ *                        64 bits
+ *   FOLDER/log           what was called: "PID list", "PID read ID", "PID ask ID OFFSET
  *                        LENGTH", "PID end ID" (of input), "PID exit STATUS"
  *
  * In file names, bytes of an ID other than a-z, A-Z, 0-9, '.', '_', '-' are written %XX,
@@ -23,9 +25,11 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "fault.h"
@@ -53,6 +57,8 @@ struct image {
 
 static const char *folder;
 static uint64_t table[WORDS];
+static _Atomic uint64_t not_counted;
+static _Atomic uint64_t *sent = &not_counted;
 
 static uint64_t mix(uint64_t x)
 {
@@ -136,6 +142,7 @@ static int send_bytes(uint64_t position, uint64_t length,
 		error = write_all(STDOUT_FILENO, bytes, run);
 		if (error)
 			return error == -EPIPE ? STORE_OK : STORE_IO;
+		atomic_fetch_add(sent, run);
 		position += run;
 		length -= run;
 		fault_at(position, 1);
@@ -237,6 +244,20 @@ static void load_size(struct image *image)
 	fclose(file);
 }
 
+/* Count in a file that all readers of the image map, so that no death loses anything. */
+static void count_sent(const struct image *image)
+{
+	int fd = open(path_of("sent", image->id), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+	void *counter;
+
+	if (fd < 0 || ftruncate(fd, sizeof(*sent)) < 0)
+		return;
+	counter = mmap(NULL, sizeof(*sent), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	if (counter != MAP_FAILED)
+		sent = counter;
+}
+
 /* Is @position in a hole?  Either way, how many of @length bytes are as it is. */
 static int in_hole(const struct image *image, uint64_t position, uint64_t *length)
 {
@@ -311,9 +332,11 @@ static int fake_read(const char *uri, const char *id)
 		return STORE_GONE;
 	load_size(&image);
 	load_extents(&image);
+	count_sent(&image);
 	for (size_t i = 0; i < WORDS; i++)
 		table[i] = mix(i + 1);
 	status = store_serve(answer, &image);
+	free(image.extents);
 	fault_log("end %s", id);
 	fault_end();
 	fault_log("exit %d", status);

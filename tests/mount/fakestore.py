@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The fake store as a test sees it: makes the folder that tests/mount/fake.c is told by."""
 
+import glob
 import json
 import os
 import re
@@ -96,7 +97,7 @@ class FakeStore:
         self.folder = folder
         self.uri = "fake://%s" % folder
         self.images = {}
-        for name in ("sizes", "extents", "gone", "faults", "fired", "marks"):
+        for name in ("sizes", "extents", "gone", "faults", "fired", "marks", "sent"):
             (folder / name).mkdir(parents=True)
         self.publish()
 
@@ -130,9 +131,13 @@ class FakeStore:
 
     def fault(self, what, *lines):
         """What goes wrong, see fault.h; @what is an image (its reads), or "list", or
-        "extents.ID".  Without lines: nothing any more, for programs started from now on."""
+        "extents.ID".  Without lines: nothing any more, for programs started from now on.
+        What happened earlier does not count for after= and times=."""
         if isinstance(what, Image):
             what = "read." + file_name(what.id)
+        for fired in (self.folder / "fired").glob(glob.escape(what) + ".*.*"):
+            if fired.name.rsplit(".", 2)[0] == what:
+                fired.unlink()
         self.write("faults/" + what, "".join(line + "\n" for line in lines))
 
     def mark(self, name):
@@ -164,3 +169,8 @@ class FakeStore:
 
     def asked_bytes(self, image):
         return sum(length for _, length in self.asks(image))
+
+    def sent_bytes(self, image):
+        """How much of the image its readers have sent, more than once where it was so."""
+        path = self.folder / "sent" / file_name(image.id)
+        return int.from_bytes(path.read_bytes(), "little") if path.exists() else 0

@@ -21,8 +21,8 @@
  *     short=N      leave out the next N bytes
  *     stderr=TEXT  a line of standard error
  *     flood=N      N bytes of standard error
- *     grandchild   a child that does nothing and keeps the pipes (grandchild=deaf as
- * hang) fork=STATUS  go on in a child; the process that was started exits with STATUS
+ *     grandchild   a child that does nothing and keeps the pipes (grandchild=deaf as hang)
+ *     fork=STATUS  go on in a child; the process that was started exits with STATUS
  *     close        close standard output
  */
 #ifndef FAKE_FAULT_H
