@@ -150,7 +150,10 @@ static int start_workers(struct fs *fs, struct workers *workers)
 	return 0;
 }
 
-/* A kick may come between the look at the flag and the read: so it is given again. */
+/*
+ * A kick may come between the look at the flag and the read: so it is given again.  All are
+ * kicked: the one that is waited for may wait for the one that takes requests.
+ */
 static void end_workers(struct fs *fs, struct workers *workers)
 {
 	fuse_session_exit(fs->session);
@@ -158,7 +161,8 @@ static void end_workers(struct fs *fs, struct workers *workers)
 		struct timespec until;
 
 		do {
-			pthread_kill(workers->threads[i], KICK_SIGNAL);
+			for (size_t j = i; j < workers->count; j++)
+				pthread_kill(workers->threads[j], KICK_SIGNAL);
 			clock_gettime(CLOCK_REALTIME, &until);
 			until.tv_nsec += KICK_MS * NSEC_PER_MSEC;
 			if (until.tv_nsec >= 1000 * NSEC_PER_MSEC) {
