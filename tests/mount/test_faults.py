@@ -13,10 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from harness import SANITIZER, run, wait_until
 
-# The kernel asks once more for each page that it could not read, and such a read goes to a
-# lane, which gives out the last byte without waiting for the program's exit status.
-UNCONFIRMED = pytest.mark.xfail(strict=True, reason="a lane gives out the last byte unconfirmed")
-
 MIB = 1 << 20
 SIZE = 20 * MIB + 4321
 
@@ -160,7 +156,6 @@ def test_a_reader_that_is_killed_from_outside(fake, mounted):
     assert kills
 
 
-@UNCONFIRMED
 def test_bytes_too_many_are_an_error(fake, mounted):
     """The reader does not send what it should, so nothing that it sent can be trusted."""
     faults = {}
@@ -189,7 +184,6 @@ def test_bytes_behind_the_end_once(fake, mounted, size):
     check(mounted(fake.uri, noisy=True) / "a", image)
 
 
-@UNCONFIRMED
 @pytest.mark.parametrize("size", [1, 1000, MIB, SIZE])
 def test_a_bad_status_after_all_the_bytes_is_an_error_of_the_copy(fake, mounted, folder, size):
     images = {status: fake.image("a%d" % status, size) for status in STATUSES if status}
@@ -242,7 +236,7 @@ def test_a_reader_that_hangs_is_ended_and_an_error(fake, mounted, where, hang):
     check(mount / "a", image)
 
 
-@UNCONFIRMED
+@pytest.mark.xfail(strict=True, reason="a lane gives out the last byte unconfirmed")
 @pytest.mark.parametrize("hang", ["hang", "hang=deaf", "grandchild=deaf hang=deaf"])
 def test_a_reader_that_hangs_at_the_end_is_an_error_however_often_it_is_asked(fake, mounted, hang):
     """Also when the time has passed in which it is refused without asking the store."""

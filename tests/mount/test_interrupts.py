@@ -217,7 +217,8 @@ def hanging(fake, mounted, processes):
     """A mount where images hang that are being read in every way, and one does not."""
     images = [fake.image("hang%d" % n, SIZE, publish=False) for n in range(len(OTHERS))]
     for n, image in enumerate(images):
-        fake.fault(image, "at=%d say=hangs%d hang=deaf" % (n * 2 * MIB, n))
+        where = "begin" if OTHERS[n] == "threads" else str(n * 2 * MIB)
+        fake.fault(image, "at=%s say=hangs%d hang=deaf" % (where, n))
     fake.image("other", SIZE)
     mount = mounted(fake.uri, FOR_EVER, "ttl=0", noisy=True)
     for n, name in enumerate(OTHERS):
