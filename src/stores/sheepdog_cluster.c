@@ -110,6 +110,7 @@ int64_t sheep_cluster_patience_ms(const struct sheep_cluster *cluster)
 void sheep_cluster_call(struct sheep_cluster *cluster, struct sheep_call *call)
 {
 	call->got = 0;
+	call->piped = 0;
 	call->avoid = NULL;
 	call->not_before_ms = 0;
 	call->tries = 0;
@@ -121,6 +122,7 @@ void sheep_cluster_call_later(struct sheep_cluster *cluster, struct sheep_call *
 			      int64_t pause_ms)
 {
 	call->got = 0;
+	call->piped = 0;
 	sheep_route_again(cluster, call, call->avoid,
 			  pause_ms > 0 ? sheep_now_ms() + pause_ms : 0);
 }
