@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "imagefs-store.h"
 #include "serve.h"
@@ -24,8 +25,9 @@
 #include "sheepdog-image.h"
 
 #define SLOTS 96 /* VDIs that are looked at at the same time */
-#define FIRST_ENTRIES 512 /* of the index, with the inode */
-#define FIRST_BYTES (SHEEP_INDEX_OFFSET + FIRST_ENTRIES * 4)
+#define FIRST_SLOTS 8 /* until it is known what they are like */
+#define FIRST_MIN 512 /* entries of the index that are asked for with an inode */
+#define FIRST_MAX 8192
 #define PART_ENTRIES 16384 /* of the rest of the index, at a time */
 #define PART_BYTES (PART_ENTRIES * 4)
 #define LOST_TRIES 4 /* that an inode is not there is believed then */
@@ -56,6 +58,7 @@ struct slot {
 	struct sheep_call call;
 	uint8_t buffer[PART_BYTES];
 	uint32_t vid;
+	uint32_t first; /* entries of the index that were asked for with the inode */
 	unsigned losses; /* times that its inode was not there */
 	struct record record;
 	uint64_t objects;
@@ -77,12 +80,14 @@ struct listing {
 	uint8_t state[SHEEP_RECOVERY_BYTES];
 	struct sheep_call used_call;
 	struct sheep_call deleted_call;
-	uint8_t *used;
+	uint8_t *used; /* allocated with the other one */
 	uint8_t *deleted;
 	int maps; /* how many of the two are there */
 
 	uint32_t next_vid;
 	uint32_t end_vid;
+	uint32_t first; /* entries of an index that most VDIs seem to need */
+	size_t started; /* slots that are, or were, in use */
 	size_t active; /* slots that are in use */
 	bool has_failed; /* no memory */
 	struct slot *slots;
@@ -149,6 +154,7 @@ static void ask(struct slot *slot, uint64_t object, uint32_t offset, uint32_t le
 }
 
 static void start(struct slot *slot);
+static void start_another(struct listing *listing);
 
 /* Nothing more is to be known of the VDI of @slot. */
 static void keep(struct slot *slot)
@@ -188,8 +194,7 @@ static void count_owned(struct slot *slot, const uint8_t *entries, uint64_t coun
 {
 	if (count > slot->objects - slot->counted)
 		count = slot->objects - slot->counted;
-	for (uint64_t i = 0; i < count; i++)
-		slot->owned += sheep_array_entry(entries, i) != 0;
+	slot->owned += sheep_array_owned(entries, count);
 	slot->counted += count;
 }
 
@@ -295,6 +300,20 @@ static bool fill(struct slot *slot, const struct sheep_inode *inode)
 	return record->name && record->tag;
 }
 
+/*
+ * VDIs of one cluster are often alike, and a second request costs more than some more
+ * bytes of the first one.
+ */
+static void learn_first(struct listing *listing, uint64_t objects)
+{
+	if (objects > listing->first && objects <= FIRST_MAX)
+		listing->first = objects;
+	else if (objects < listing->first / 2)
+		listing->first -= listing->first / 16;
+	if (listing->first < FIRST_MIN)
+		listing->first = FIRST_MIN;
+}
+
 /* The inode came, or there is none. */
 static void look_at_inode(struct sheep_call *call)
 {
@@ -330,11 +349,14 @@ static void look_at_inode(struct sheep_call *call)
 	slot->objects = sheep_inode_objects(&inode);
 	slot->counted = 0;
 	slot->owned = 0;
+	if (!inode.is_tree)
+		learn_first(listing, slot->objects);
+	start_another(listing);
 	if (inode.is_tree) {
-		count_tree(slot, slot->buffer + SHEEP_INDEX_OFFSET, FIRST_ENTRIES * 4);
+		count_tree(slot, slot->buffer + SHEEP_INDEX_OFFSET, slot->first * 4);
 		return;
 	}
-	count_owned(slot, slot->buffer + SHEEP_INDEX_OFFSET, FIRST_ENTRIES);
+	count_owned(slot, slot->buffer + SHEEP_INDEX_OFFSET, slot->first);
 	ask_part(slot);
 }
 
@@ -356,7 +378,18 @@ static void start(struct slot *slot)
 	listing->next_vid = vid + 1;
 	slot->vid = vid;
 	slot->losses = 0;
-	ask(slot, sheep_inode_object(vid), 0, FIRST_BYTES, look_at_inode);
+	slot->first = listing->first;
+	ask(slot, sheep_inode_object(vid), 0, SHEEP_INDEX_OFFSET + slot->first * 4,
+	    look_at_inode);
+}
+
+/* Use another slot, if there is one. */
+static void start_another(struct listing *listing)
+{
+	if (listing->started == SLOTS)
+		return;
+	listing->active++;
+	start(&listing->slots[listing->started++]);
 }
 
 /* Look at the VDIs from @first to @end. */
@@ -366,9 +399,12 @@ static int look_at(struct listing *listing, uint32_t first, uint32_t end)
 
 	listing->next_vid = first;
 	listing->end_vid = end;
-	listing->active = SLOTS;
-	for (size_t i = 0; i < SLOTS; i++)
-		start(&listing->slots[i]);
+	if (listing->first == 0)
+		listing->first = FIRST_MIN;
+	listing->active = 0;
+	listing->started = 0;
+	while (listing->started < FIRST_SLOTS)
+		start_another(listing);
 	while (listing->active > 0 && error == 0)
 		error = sheep_cluster_wait(listing->cluster, NULL, 0, -1);
 	return listing->has_failed ? -ENOMEM : error;
@@ -667,11 +703,13 @@ static int list_uri(struct listing *listing)
 	bool found = false;
 	int error;
 
-	listing->used = malloc(SHEEP_BITMAP_BYTES);
-	listing->deleted = malloc(SHEEP_BITMAP_BYTES);
+	listing->used = aligned_alloc(SHEEP_BITMAP_BYTES, 2 * (size_t)SHEEP_BITMAP_BYTES);
 	listing->slots = calloc(SLOTS, sizeof(*listing->slots));
-	if (!listing->used || !listing->deleted || !listing->slots)
+	if (!listing->used || !listing->slots)
 		return fail(listing, -ENOMEM);
+	/* A thousand page faults take as long as some dozen VDIs. */
+	(void)madvise(listing->used, 2 * (size_t)SHEEP_BITMAP_BYTES, MADV_HUGEPAGE);
+	listing->deleted = listing->used + SHEEP_BITMAP_BYTES;
 	for (size_t i = 0; i < SLOTS; i++)
 		listing->slots[i].listing = listing;
 	listing->proof.request.op = SHEEP_GET_NODE_LIST;
@@ -710,7 +748,6 @@ int sheepdog_list(const char *uri)
 	free(listing.slots);
 	sheep_cluster_free(listing.cluster);
 	free(listing.used);
-	free(listing.deleted);
 	sheep_uri_fini(&listing.uri);
 	return status;
 }
