@@ -43,6 +43,7 @@ struct sheep_call {
 	struct sheep_call *next;
 	struct sheep_gateway *avoid; /* where it was not answered */
 	int64_t not_before_ms;
+	int64_t failing_ms; /* since when all answers were errors; 0: the last was none */
 	unsigned tries;
 	unsigned moves;
 };

@@ -35,6 +35,7 @@ struct sheep_cluster {
 	uint32_t last_id;
 	int64_t since_ms; /* when something went on last */
 	bool was_ready; /* some gateway was, once */
+	bool has_failed; /* there is no use in going on */
 
 	char trouble[256];
 	int trouble_status;

@@ -17,6 +17,8 @@
 #define HEDGE_MS_MAX 3000 /* without an answer so long: ask elsewhere */
 #define TICK_MS 100 /* how often it is looked at the clock while calls wait */
 #define PROOF_TRIES 4 /* that a gateway has to find what proves it */
+#define ERRORS_PART 9 /* of the patience, for answers that are errors */
+#define ERRORS_MIN 4 /* before they are believed */
 #define MORE_MAX 4 /* descriptors that the caller can wait for */
 
 int64_t sheep_now_ms(void)
@@ -107,12 +109,23 @@ int64_t sheep_cluster_patience_ms(const struct sheep_cluster *cluster)
 	return cluster->patience_ms;
 }
 
+int64_t sheep_cluster_errors_ms(const struct sheep_cluster *cluster)
+{
+	return cluster->patience_ms / ERRORS_PART;
+}
+
+void sheep_cluster_give_up(struct sheep_cluster *cluster)
+{
+	cluster->has_failed = true;
+}
+
 void sheep_cluster_call(struct sheep_cluster *cluster, struct sheep_call *call)
 {
 	call->got = 0;
 	call->piped = 0;
 	call->avoid = NULL;
 	call->not_before_ms = 0;
+	call->failing_ms = 0;
 	call->tries = 0;
 	call->moves = 0;
 	sheep_calls_put(&cluster->pending, call);
@@ -176,6 +189,25 @@ struct receiving {
 	int64_t now_ms;
 };
 
+/* Note that @call was answered with trouble, and see whether that is for good. */
+static void note_trouble(struct sheep_cluster *cluster,
+			 const struct sheep_gateway *gateway, struct sheep_call *call,
+			 int64_t now_ms)
+{
+	int status = status_of(call->answer.result);
+
+	sheep_cluster_note(cluster, status, "%s: %s (result 0x%02x)", gateway->text,
+			   sheep_result_text(call->answer.result), call->answer.result);
+	if (status != STORE_IO)
+		call->failing_ms = 0;
+	else if (call->failing_ms == 0)
+		call->failing_ms = now_ms;
+	else if (call->tries >= ERRORS_MIN &&
+		 now_ms - call->failing_ms > sheep_cluster_errors_ms(cluster) &&
+		 !(call == &gateway->proof && cluster->was_ready))
+		sheep_cluster_give_up(cluster);
+}
+
 /* Hand @call over, or have it tried again. */
 static void on_answer(void *context, struct sheep_call *call)
 {
@@ -192,9 +224,7 @@ static void on_answer(void *context, struct sheep_call *call)
 		sheep_calls_put(&cluster->finished, call);
 		return;
 	}
-	sheep_cluster_note(cluster, status_of(call->answer.result),
-			   "%s: %s (result 0x%02x)", gateway->text,
-			   sheep_result_text(call->answer.result), call->answer.result);
+	note_trouble(cluster, gateway, call, receiving->now_ms);
 	pause_ms = (int64_t)20 << (call->tries < 6 ? call->tries : 6);
 	call->tries++;
 	call->not_before_ms = receiving->now_ms + pause_ms;
@@ -256,11 +286,13 @@ static bool is_busy(const struct sheep_cluster *cluster)
 	return cluster->pending.first || cluster->sent > 0 || !cluster->was_ready;
 }
 
-/* Whether there is no use in waiting: 0, -ENOENT or -ECONNREFUSED, or -ETIMEDOUT. */
+/* Whether there is no use in waiting: 0, or as sheep_cluster_wait() returns it. */
 static int check_hope(const struct sheep_cluster *cluster, int64_t now_ms)
 {
 	bool all_failed = true, any_stranger = false;
 
+	if (cluster->has_failed)
+		return -EIO;
 	for (size_t i = 0; i < cluster->gateways.count; i++) {
 		const struct sheep_gateway *gateway = cluster->gateways.all[i];
 

@@ -2,27 +2,23 @@
 /*
  * sheepdog-list - the VDIs and snapshots of a cluster.
  *
- * A bitmap says which VDI numbers are in use, another one which of them are deleted.  Of
- * each VDI that is left one request brings the inode and the part of the index that most
- * need; many of them are under way.  It is a sheep's processor that limits this, so the
- * fewer requests the better, and each goes to a sheep that has the inode itself.
- *
- * Sheep answer with a bitmap whether their cluster runs or not, and if it does not, of
- * none or of a part of its VDIs.  So it is asked before, by a request that is only
- * answered by a cluster that runs.
+ * The cluster's maps say which VDI numbers are in use.  Of each one request brings the
+ * inode and the part of the index that most need; many of them are under way.  It is a
+ * sheep's processor that limits this, so the fewer requests the better, and each goes to
+ * a sheep that has the inode itself.
  */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "imagefs-store.h"
 #include "serve.h"
 #include "sheepdog.h"
 #include "sheepdog-cluster.h"
 #include "sheepdog-image.h"
+#include "sheepdog-maps.h"
 
 #define SLOTS 96 /* VDIs that are looked at at the same time */
 #define FIRST_SLOTS 8 /* until it is known what they are like */
@@ -70,19 +66,7 @@ struct slot {
 
 struct listing {
 	struct sheep_uri uri;
-	struct sheep_proof proof;
-	struct sheep_cluster *cluster;
-	uint64_t nodes_hash; /* of the list of nodes; 0: there is none yet */
-	bool is_proven;
-	bool is_running;
-
-	struct sheep_call state_call;
-	uint8_t state[SHEEP_RECOVERY_BYTES];
-	struct sheep_call used_call;
-	struct sheep_call deleted_call;
-	uint8_t *used; /* allocated with the other one */
-	uint8_t *deleted;
-	int maps; /* how many of the two are there */
+	struct sheep_maps maps;
 
 	uint32_t next_vid;
 	uint32_t end_vid;
@@ -96,38 +80,6 @@ struct listing {
 	size_t count;
 	size_t room;
 };
-
-/* Sum up a list of nodes: those that make the same cluster have the same. */
-static uint64_t hash_nodes(const struct sheep_call *call)
-{
-	uint64_t hash = 1;
-
-	if (call->answer.result != SHEEP_SUCCESS)
-		return hash;
-	for (uint32_t i = 0; i < call->answer.nodes; i++) {
-		struct sheep_node node;
-
-		if (sheep_node_decode(call->buffer, &call->answer, i, &node) < 0)
-			break;
-		hash = sheep_hash_step(node.hash, hash);
-		hash = sheep_hash_step(node.zone, hash);
-	}
-	return hash;
-}
-
-/* The proof of a gateway: it counts the same nodes as the first one. */
-static bool check_gateway(void *context, const struct sheep_call *call)
-{
-	struct listing *listing = context;
-
-	if (listing->is_proven)
-		return hash_nodes(call) == listing->nodes_hash;
-	listing->nodes_hash = hash_nodes(call);
-	listing->is_proven = true;
-	sheep_cluster_learn(listing->cluster, call);
-	sheep_cluster_spread(listing->cluster);
-	return true;
-}
 
 static void free_record(struct record *record)
 {
@@ -150,7 +102,7 @@ static void ask(struct slot *slot, uint64_t object, uint32_t offset, uint32_t le
 		.done = done,
 		.owner = slot,
 	};
-	sheep_cluster_call(slot->listing->cluster, &slot->call);
+	sheep_cluster_call(slot->listing->maps.cluster, &slot->call);
 }
 
 static void start(struct slot *slot);
@@ -218,7 +170,7 @@ static void count_part(struct sheep_call *call)
 {
 	struct slot *slot = call->owner;
 
-	sheep_cluster_progress(slot->listing->cluster);
+	sheep_cluster_progress(slot->listing->maps.cluster);
 	if (call->answer.result != SHEEP_SUCCESS) {
 		drop(slot); /* it was deleted */
 		return;
@@ -243,7 +195,7 @@ static void count_leaf(struct sheep_call *call)
 	struct slot *slot = call->owner;
 	struct sheep_tree_head head;
 
-	sheep_cluster_progress(slot->listing->cluster);
+	sheep_cluster_progress(slot->listing->maps.cluster);
 	if (call->answer.result == SHEEP_SUCCESS &&
 	    sheep_tree_leaf(slot->buffer, &head) == 0) {
 		slot->owned += head.entries;
@@ -322,10 +274,11 @@ static void look_at_inode(struct sheep_call *call)
 	struct sheep_inode inode;
 	int error;
 
-	sheep_cluster_progress(listing->cluster);
+	sheep_cluster_progress(listing->maps.cluster);
 	if (call->answer.result != SHEEP_SUCCESS) {
 		if (slot->losses++ < LOST_TRIES) {
-			sheep_cluster_call_later(listing->cluster, call, LOST_PAUSE_MS);
+			sheep_cluster_call_later(listing->maps.cluster, call,
+						 LOST_PAUSE_MS);
 			return;
 		}
 		store_error("VDI %06" PRIx32 " is left out: its inode is lost",
@@ -364,12 +317,8 @@ static void look_at_inode(struct sheep_call *call)
 static void start(struct slot *slot)
 {
 	struct listing *listing = slot->listing;
-	uint32_t vid = listing->next_vid;
+	uint32_t vid = sheep_maps_next(&listing->maps, listing->next_vid);
 
-	do
-		vid = sheep_bitmap_next(listing->used, vid);
-	while (vid < listing->end_vid && sheep_bitmap_has(listing->deleted, vid) &&
-	       ++vid);
 	if (vid >= listing->end_vid || listing->has_failed) {
 		listing->next_vid = listing->end_vid;
 		listing->active--;
@@ -406,60 +355,8 @@ static int look_at(struct listing *listing, uint32_t first, uint32_t end)
 	while (listing->started < FIRST_SLOTS)
 		start_another(listing);
 	while (listing->active > 0 && error == 0)
-		error = sheep_cluster_wait(listing->cluster, NULL, 0, -1);
+		error = sheep_cluster_wait(listing->maps.cluster, NULL, 0, -1);
 	return listing->has_failed ? -ENOMEM : error;
-}
-
-static void state_done(struct sheep_call *call)
-{
-	struct listing *listing = call->owner;
-
-	sheep_cluster_progress(listing->cluster);
-	listing->is_running = true;
-}
-
-/* One of the two bitmaps came.  An old sheep does not know which VDIs are deleted. */
-static void map_done(struct sheep_call *call)
-{
-	struct listing *listing = call->owner;
-
-	sheep_cluster_progress(listing->cluster);
-	if (call->answer.result != SHEEP_SUCCESS)
-		memset(call->buffer, 0, SHEEP_BITMAP_BYTES);
-	listing->maps++;
-}
-
-static void ask_for(struct listing *listing, struct sheep_call *call, uint8_t op,
-		    void *buffer, uint32_t length, void (*done)(struct sheep_call *call))
-{
-	*call = (struct sheep_call){
-		.request = {.op = op, .length = length},
-		.buffer = buffer,
-		.whole = true,
-		.done = done,
-		.owner = listing,
-	};
-	sheep_cluster_call(listing->cluster, call);
-}
-
-/* Learn which VDIs there are.  Returns 0 or a negative errno. */
-static int get_maps(struct listing *listing)
-{
-	int error = 0;
-
-	while (error == 0 && !listing->is_proven)
-		error = sheep_cluster_wait(listing->cluster, NULL, 0, -1);
-	ask_for(listing, &listing->state_call, SHEEP_STAT_RECOVERY, listing->state,
-		sizeof(listing->state), state_done);
-	while (error == 0 && !listing->is_running)
-		error = sheep_cluster_wait(listing->cluster, NULL, 0, -1);
-	ask_for(listing, &listing->used_call, SHEEP_READ_VDIS, listing->used,
-		SHEEP_BITMAP_BYTES, map_done);
-	ask_for(listing, &listing->deleted_call, SHEEP_READ_DEL_VDIS, listing->deleted,
-		SHEEP_BITMAP_BYTES, map_done);
-	while (error == 0 && listing->maps < 2)
-		error = sheep_cluster_wait(listing->cluster, NULL, 0, -1);
-	return error;
 }
 
 static int compare_records(const void *left, const void *right)
@@ -475,14 +372,14 @@ static int compare_records(const void *left, const void *right)
 	return order ? order : (a->id.vid > b->id.vid) - (a->id.vid < b->id.vid);
 }
 
-/* Whether @record is a snapshot that @tag could mean, as a tag or as a number. */
-static bool could_mean(const struct record *record, const char *tag)
+/* Whether @text is the number of a snapshot as one would write it; 0 if it is none. */
+static uint32_t number_of(const char *text)
 {
-	char number[16];
+	char again[16];
+	uint32_t number = strtoul(text, NULL, 10);
 
-	snprintf(number, sizeof(number), "%" PRIu32, record->snapshot_id);
-	return record->snapped != 0 &&
-	       (strcmp(record->tag, tag) == 0 || strcmp(number, tag) == 0);
+	snprintf(again, sizeof(again), "%" PRIu32, number);
+	return strcmp(text, again) == 0 ? number : 0;
 }
 
 /*
@@ -492,9 +389,14 @@ static bool could_mean(const struct record *record, const char *tag)
 static void find_unclear(struct record *records, size_t first, size_t end)
 {
 	for (size_t i = first; i < end; i++) {
-		records[i].is_tag_unclear = records[i].tag[0] == '\0';
+		const char *tag = records[i].tag;
+		uint32_t number = number_of(tag);
+
+		records[i].is_tag_unclear = tag[0] == '\0';
 		for (size_t j = first; j < end; j++)
-			if (i != j && could_mean(&records[j], records[i].tag))
+			if (i != j && records[j].snapped != 0 &&
+			    (strcmp(records[j].tag, tag) == 0 ||
+			     (number > 0 && records[j].snapshot_id == number)))
 				records[i].is_tag_unclear = true;
 	}
 }
@@ -646,8 +548,7 @@ static int look_for_one(struct listing *listing, bool *ret_found)
 	uint32_t end = first;
 	int error;
 
-	while (end < SHEEP_VDIS && (sheep_bitmap_has(listing->used, end) ||
-				    sheep_bitmap_has(listing->deleted, end)))
+	while (end < SHEEP_VDIS && sheep_maps_given(&listing->maps, end))
 		end++;
 	error = look_at(listing, first, end);
 	if (error == 0)
@@ -660,7 +561,7 @@ static int look_for_one(struct listing *listing, bool *ret_found)
 /* List what there is.  Returns 0, with whether there is anything, or a negative errno. */
 static int list(struct listing *listing, bool *ret_found)
 {
-	int error = get_maps(listing);
+	int error = sheep_maps_get(&listing->maps, &listing->uri);
 
 	*ret_found = false;
 	if (error == 0 && listing->uri.vdi) {
@@ -689,10 +590,10 @@ static int fail(const struct listing *listing, int error)
 		store_error("out of memory");
 		return STORE_IO;
 	}
-	trouble = sheep_cluster_trouble(listing->cluster, &status);
+	trouble = sheep_cluster_trouble(listing->maps.cluster, &status);
 	if (error == -ETIMEDOUT)
 		store_error("gave up after %" PRId64 " ms: %s",
-			    sheep_cluster_patience_ms(listing->cluster), trouble);
+			    sheep_cluster_patience_ms(listing->maps.cluster), trouble);
 	else
 		store_error("%s", trouble);
 	return status;
@@ -703,23 +604,12 @@ static int list_uri(struct listing *listing)
 	bool found = false;
 	int error;
 
-	listing->used = aligned_alloc(SHEEP_BITMAP_BYTES, 2 * (size_t)SHEEP_BITMAP_BYTES);
 	listing->slots = calloc(SLOTS, sizeof(*listing->slots));
-	if (!listing->used || !listing->slots)
+	if (!listing->slots)
 		return fail(listing, -ENOMEM);
-	/* A thousand page faults take as long as some dozen VDIs. */
-	(void)madvise(listing->used, 2 * (size_t)SHEEP_BITMAP_BYTES, MADV_HUGEPAGE);
-	listing->deleted = listing->used + SHEEP_BITMAP_BYTES;
 	for (size_t i = 0; i < SLOTS; i++)
 		listing->slots[i].listing = listing;
-	listing->proof.request.op = SHEEP_GET_NODE_LIST;
-	listing->proof.request.length = SHEEP_NODE_LIST_BYTES;
-	listing->proof.check = check_gateway;
-	listing->proof.context = listing;
-	error = sheep_cluster_new(&listing->uri, &listing->proof, true,
-				  &listing->cluster);
-	if (error == 0)
-		error = list(listing, &found);
+	error = list(listing, &found);
 	if (error < 0)
 		return fail(listing, error);
 	if (!found)
@@ -746,8 +636,7 @@ int sheepdog_list(const char *uri)
 		free(listing.slots[i].leaves);
 	}
 	free(listing.slots);
-	sheep_cluster_free(listing.cluster);
-	free(listing.used);
+	sheep_maps_fini(&listing.maps);
 	sheep_uri_fini(&listing.uri);
 	return status;
 }

@@ -37,6 +37,7 @@
 #define FRESH_MS 1000 /* how old the index of a VDI in use may be */
 #define LOST_PAUSE_MS 20
 #define LOST_PAUSE_DOUBLES 5
+#define LOSSES_MIN 4 /* of an object, before it is taken to be lost for good */
 
 /* Of a segment that has data. */
 enum wanted {
@@ -57,6 +58,7 @@ struct segment {
 	uint64_t object;
 	enum wanted wanted;
 	unsigned losses;
+	int64_t lost_ms; /* since when */
 	int64_t retry_ms;
 	struct sheep_call call;
 };
@@ -93,7 +95,8 @@ static void call_done(struct sheep_call *call)
 	if (call->answer.result == SHEEP_SUCCESS)
 		return;
 	segment->wanted = LOST;
-	segment->losses++;
+	if (segment->losses++ == 0)
+		segment->lost_ms = sheep_now_ms();
 	if (doubles > LOST_PAUSE_DOUBLES)
 		doubles = LOST_PAUSE_DOUBLES;
 	segment->retry_ms = sheep_now_ms() + (LOST_PAUSE_MS << doubles);
@@ -239,6 +242,10 @@ static int find_again(struct serving *serving, struct segment *segment)
 				   "object %" PRIu64 " of VDI %06" PRIx32
 				   " is not in the cluster",
 				   segment->object, vid);
+		if (segment->losses > LOSSES_MIN &&
+		    sheep_now_ms() - segment->lost_ms >
+			    sheep_cluster_errors_ms(serving->cluster))
+			return sheep_image_is_vanishing(serving->image) ? -ESTALE : -EIO;
 		ask_for(serving, segment, vid);
 		return 0;
 	}

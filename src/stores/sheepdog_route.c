@@ -129,6 +129,7 @@ static void try_gateway(struct sheep_cluster *cluster, struct sheep_gateway *gat
 	gateway->proof.done = sheep_route_proof_done;
 	gateway->proof.owner = gateway;
 	gateway->proof.tries = 0;
+	gateway->proof.failing_ms = 0;
 	gateway->proof.not_before_ms = 0;
 	gateway->tried_ms = now_ms;
 	gateway->state = SHEEP_PROVING;
