@@ -204,7 +204,7 @@ static void note_trouble(struct sheep_cluster *cluster,
 		call->failing_ms = now_ms;
 	else if (call->tries >= ERRORS_MIN &&
 		 now_ms - call->failing_ms > sheep_cluster_errors_ms(cluster) &&
-		 !(call == &gateway->proof && cluster->was_ready))
+		 !(call->done == sheep_route_proof_done && cluster->was_ready))
 		sheep_cluster_give_up(cluster);
 }
 
@@ -214,7 +214,7 @@ static void on_answer(void *context, struct sheep_call *call)
 	struct receiving *receiving = context;
 	struct sheep_cluster *cluster = receiving->cluster;
 	struct sheep_gateway *gateway = receiving->gateway;
-	bool is_proof = call == &gateway->proof;
+	bool is_proof = call->done == sheep_route_proof_done;
 	int64_t pause_ms;
 
 	if (!is_proof)
@@ -253,9 +253,7 @@ static void finish_proof(struct sheep_cluster *cluster, struct sheep_gateway *ga
 	if (gateway->state != SHEEP_PROVING)
 		return; /* it failed meanwhile */
 	if (cluster->proof->check(cluster->proof->context, &gateway->proof)) {
-		gateway->state = SHEEP_READY;
-		gateway->failures = 0;
-		cluster->was_ready = true;
+		sheep_route_ready(cluster, gateway);
 		return;
 	}
 	sheep_route_close(cluster, gateway);
@@ -272,10 +270,14 @@ static bool finish(struct sheep_cluster *cluster)
 	if (!finished.first)
 		return false;
 	while ((call = sheep_calls_take(&finished))) {
-		if (call->done == sheep_route_proof_done)
-			finish_proof(cluster, call->owner);
-		else
+		struct sheep_gateway *gateway = call->owner;
+
+		if (call->done != sheep_route_proof_done)
 			call->done(call);
+		else if (call == &gateway->hello)
+			sheep_route_hello(cluster, gateway);
+		else
+			finish_proof(cluster, gateway);
 	}
 	return true;
 }

@@ -44,8 +44,6 @@ struct sheep_image {
 	struct sheep_proof proof;
 	struct sheep_cluster *cluster;
 	struct sheep_inode inode;
-	struct sheep_call nodes_call;
-	uint8_t *nodes; /* its buffer; NULL when it is done */
 	bool is_open;
 	bool is_missing; /* a gateway that was asked found no inode */
 	bool is_gone;
@@ -327,31 +325,6 @@ int sheep_image_fail(struct sheep_image *image, int error)
 	return STORE_IO;
 }
 
-/* The list of nodes came, or it did not: then there are those that the URI names. */
-static void nodes_done(struct sheep_call *call)
-{
-	struct sheep_image *image = call->owner;
-
-	sheep_cluster_learn(image->cluster, call);
-	free(image->nodes);
-	image->nodes = NULL;
-}
-
-static void ask_nodes(struct sheep_image *image)
-{
-	image->nodes = malloc(SHEEP_NODE_LIST_BYTES);
-	if (!image->nodes)
-		return; /* it goes without */
-	image->nodes_call = (struct sheep_call){
-		.request = {.op = SHEEP_GET_NODE_LIST, .length = SHEEP_NODE_LIST_BYTES},
-		.buffer = image->nodes,
-		.whole = true,
-		.done = nodes_done,
-		.owner = image,
-	};
-	sheep_cluster_call(image->cluster, &image->nodes_call);
-}
-
 static int open_image(struct sheep_image *image)
 {
 	int error;
@@ -367,7 +340,6 @@ static int open_image(struct sheep_image *image)
 		error = sheep_cluster_wait(image->cluster, NULL, 0, -1);
 	if (error < 0 || image->is_bad)
 		return sheep_image_fail(image, error);
-	ask_nodes(image);
 	return STORE_OK;
 }
 
@@ -403,7 +375,6 @@ void sheep_image_close(struct sheep_image *image)
 		return;
 	sheep_cluster_free(image->cluster);
 	sheep_uri_fini(&image->uri);
-	free(image->nodes);
 	free(image->owners);
 	free(image->root);
 	free(image->leaf);

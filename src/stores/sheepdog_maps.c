@@ -7,25 +7,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "sheepdog-gateway.h"
 #include "sheepdog-maps.h"
-
-/* Sum up a list of nodes: those that make the same cluster have the same. */
-static uint64_t hash_nodes(const struct sheep_call *call)
-{
-	uint64_t hash = 1;
-
-	if (call->answer.result != SHEEP_SUCCESS)
-		return hash;
-	for (uint32_t i = 0; i < call->answer.nodes; i++) {
-		struct sheep_node node;
-
-		if (sheep_node_decode(call->buffer, &call->answer, i, &node) < 0)
-			break;
-		hash = sheep_hash_step(node.hash, hash);
-		hash = sheep_hash_step(node.zone, hash);
-	}
-	return hash;
-}
 
 /* The proof of a gateway: it counts the same nodes as the first one. */
 static bool check_gateway(void *context, const struct sheep_call *call)
@@ -33,8 +16,8 @@ static bool check_gateway(void *context, const struct sheep_call *call)
 	struct sheep_maps *maps = context;
 
 	if (maps->is_proven)
-		return hash_nodes(call) == maps->nodes_hash;
-	maps->nodes_hash = hash_nodes(call);
+		return sheep_nodes_hash(call) == maps->nodes_hash;
+	maps->nodes_hash = sheep_nodes_hash(call);
 	maps->is_proven = true;
 	sheep_cluster_learn(maps->cluster, call);
 	sheep_cluster_spread(maps->cluster);

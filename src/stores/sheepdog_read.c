@@ -69,7 +69,7 @@ struct serving {
 	struct asks asks;
 	struct ask ask; /* what is left of it to be planned; length 0: none */
 	int64_t since_ms; /* how old the index may be for it */
-	bool has_sent_holes;
+	bool has_sent; /* anything */
 	bool has_ended; /* nothing more will be asked */
 	bool is_blocked; /* nothing more can be written now */
 	bool is_pipe; /* what is written to */
@@ -178,7 +178,6 @@ static void plan_zeros(struct serving *serving, uint64_t length)
 {
 	struct segment *segment;
 
-	serving->has_sent_holes = true;
 	if (serving->count > 0) {
 		segment = segment_at(serving, serving->count - 1);
 		if (!segment->place) {
@@ -253,7 +252,6 @@ static int find_again(struct serving *serving, struct segment *segment)
 	memset(segment->place->buffer, 0, segment->length);
 	segment->call.got = segment->length;
 	segment->wanted = ASKED;
-	serving->has_sent_holes = true;
 	return 0;
 }
 
@@ -461,6 +459,7 @@ static ssize_t write_out(struct serving *serving)
 		if (written < 0)
 			return -errno;
 		advance(serving, written);
+		serving->has_sent = true;
 		total += written;
 	}
 	return total;
@@ -529,8 +528,11 @@ static int serve(struct serving *serving)
 		if (status != STORE_OK)
 			return status;
 	}
-	/* The index of a deleted image is zeros, which may be what was sent. */
-	return serving->has_sent_holes ? sheep_image_check(serving->image) : STORE_OK;
+	/*
+	 * The index of a deleted image is zeros, which may be what was sent; and where
+	 * numbers are used again (cluster format -R), another VDI has its objects.
+	 */
+	return serving->has_sent ? sheep_image_check(serving->image) : STORE_OK;
 }
 
 /* Make @fd non-blocking.  Returns its flags as they were, for set_flags(). */
