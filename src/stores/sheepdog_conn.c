@@ -15,7 +15,6 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "sheepdog-conn.h"
@@ -257,15 +256,17 @@ static ssize_t receive_to_pipe(struct sheep_conn *conn)
 	struct sheep_call *call = conn->current.call;
 	ssize_t count =
 		splice(conn->fd, NULL, call->pipe, NULL, conn->left, SPLICE_F_NONBLOCK);
-	int waiting = 1;
+	char next;
 
 	if (count > 0)
 		call->piped += count;
 	if (count >= 0 || errno == EINTR)
 		return count;
-	if (errno == EAGAIN && ioctl(conn->fd, FIONREAD, &waiting) == 0 && waiting == 0) {
-		errno = EAGAIN;
-		return -1;
+	/* Is there nothing to receive, or the end, or no room for it in the pipe? */
+	if (errno == EAGAIN) {
+		count = recv(conn->fd, &next, 1, MSG_PEEK);
+		if (count <= 0)
+			return count;
 	}
 	/* If it is the socket that failed, the next read will say so. */
 	call->pipe = 0;
