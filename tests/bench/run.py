@@ -314,14 +314,14 @@ def list_all(way):
     return taken
 
 
-def random_reads(way, jobs):
+def random_reads(way, jobs, flags=(), check=True):
     need("fio", "fio")
     done = subprocess.run(
         ["fio", "--name=random", "--filename=%s" % way.path(), "--readonly", "--rw=randread",
          "--bs=4k", "--direct=1", "--ioengine=psync", "--thread", "--numjobs=%d" % jobs,
          "--group_reporting", "--time_based", "--runtime=%d" % FIO_SECONDS, "--invalidate=0",
-         "--output-format=json"],
-        capture_output=True, text=True, check=True, timeout=LIMIT, cwd=way.bench.folder)
+         "--output-format=json", *flags],
+        capture_output=True, text=True, check=check, timeout=LIMIT, cwd=way.bench.folder)
     return json.loads(done.stdout[done.stdout.index("{"):])["jobs"][0]["read"]["iops"]
 
 
