@@ -10,6 +10,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -99,11 +100,11 @@ class Sheepfs(run.Way):
         log = open(self.bench.folder / "sheepfs.log", "wb")
         self.server = subprocess.Popen(
             ["sheepfs", "-f", *self.flags, "-a", host, "-p", port, self.folder],
+            cwd=tempfile.mkdtemp(prefix="state-", dir=self.bench.folder),
             stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         log.close()
         run.wait_until(lambda: os.path.ismount(self.folder), "sheepfs has mounted", self.server)
         (self.folder / "vdi" / "mount").write_text(self.images[0].name + "\n")
-        time.sleep(1)  # a read of what it shows at once may end it (a null pointer)
 
     def path(self, index=0):
         return self.folder / "volume" / self.images[index].name
