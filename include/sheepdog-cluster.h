@@ -59,9 +59,10 @@ void sheep_cluster_call_later(struct sheep_cluster *cluster, struct sheep_call *
 /*
  * Send and receive, until something was done, one of the @count descriptors of @more is
  * ready (their revents are set), or @timeout_ms have passed (-1: for ever).  Returns 0;
- * -ETIMEDOUT if calls are under way and nothing has gone on for too long;
- * -ENOENT if every gateway failed to prove that it is the right one; or -ECONNREFUSED if
- * none can be reached (@impatient only).
+ * -ETIMEDOUT if calls are under way and nothing has gone on for too long; -EIO if the
+ * cluster answers a call with errors only, or after sheep_cluster_give_up(); -ENOENT if
+ * every gateway failed to prove that it is the right one; or -ECONNREFUSED if none can be
+ * reached (@impatient only).
  */
 int sheep_cluster_wait(struct sheep_cluster *cluster, struct pollfd *more, size_t count,
 		       int timeout_ms);
@@ -84,6 +85,15 @@ void sheep_cluster_spread(struct sheep_cluster *cluster);
 
 /* How long the wait for the cluster may be, in milliseconds. */
 int64_t sheep_cluster_patience_ms(const struct sheep_cluster *cluster);
+
+/*
+ * How long, in milliseconds, errors are taken for something that passes: less than the
+ * time that a cluster gets which says that it cannot answer now.
+ */
+int64_t sheep_cluster_errors_ms(const struct sheep_cluster *cluster);
+
+/* The trouble that was noted is final: sheep_cluster_wait() returns -EIO from now on. */
+void sheep_cluster_give_up(struct sheep_cluster *cluster);
 
 /* What went wrong last, a line for people, and the exit status that says so. */
 const char *sheep_cluster_trouble(const struct sheep_cluster *cluster, int *ret_status);

@@ -24,22 +24,26 @@ struct sheep_call {
 	/* Set by the caller. */
 	struct sheep_request request;
 	void *buffer; /* request.length bytes */
+	int pipe; /* non-blocking; takes of the answer what it can; 0: there is none */
 	unsigned copies; /* how many nodes hold the object; 0 if that is not known */
 	bool whole; /* the answer has to come in one piece */
 	void (*done)(struct sheep_call *call); /* the answer is there; may call again */
 	void *owner;
 
 	/*
-	 * The answer.  The first @got bytes of the buffer hold what they will, also
-	 * before it is done, unless it is @whole.
+	 * The answer.  The first @piped bytes went into the pipe, what follows of the
+	 * first @got is where it belongs in the buffer, also before it is done, unless it
+	 * is @whole.
 	 */
 	struct sheep_answer answer;
 	uint32_t got;
+	uint32_t piped;
 
 	/* Private to sheepdog-cluster. */
 	struct sheep_call *next;
 	struct sheep_gateway *avoid; /* where it was not answered */
 	int64_t not_before_ms;
+	int64_t failing_ms; /* since when all answers were errors; 0: the last was none */
 	unsigned tries;
 	unsigned moves;
 };

@@ -38,6 +38,8 @@ struct sheep_gateway {
 	int64_t tried_ms;
 	struct sheep_conn *conns[SHEEP_GATEWAY_CONNS]; /* NULL, or perhaps closed */
 	struct sheep_call proof;
+	struct sheep_call hello; /* for the nodes that it knows */
+	uint64_t nodes_hash; /* of them; 0: it has not said yet */
 };
 
 struct sheep_gateways {
@@ -52,6 +54,9 @@ struct sheep_gateways {
  */
 int sheep_gateways_resolve(struct sheep_gateways *gateways, const struct sheep_uri *uri,
 			   char *problem, size_t size);
+
+/* Sum up a list of nodes: those that make the same cluster have the same.  Never 0. */
+uint64_t sheep_nodes_hash(const struct sheep_call *call);
 
 /*
  * The gateway that is @node, added if there is room.  NULL if there is none, or if the

@@ -68,6 +68,9 @@ int sheep_image_find(struct sheep_image *image, uint64_t object, int64_t since_m
  */
 void sheep_image_lost(struct sheep_image *image, uint64_t object);
 
+/* Whether an object that was lost may be so because the image is being deleted. */
+bool sheep_image_is_vanishing(const struct sheep_image *image);
+
 /*
  * Read the inode again; blocks.  Returns STORE_OK, or the status to exit with, having
  * said why.

@@ -28,13 +28,16 @@ struct sheep_cluster {
 	struct sheep_gateways gateways;
 	struct sheep_place *place; /* NULL: not known */
 	struct sheep_gateway **node_gateways; /* those of its nodes, or NULL */
+	uint64_t nodes_hash; /* of them; 0: they are not known */
 
 	struct sheep_calls pending;
 	struct sheep_calls finished;
+	int64_t hold_ms; /* when what waits for a holder is asked elsewhere, at the latest */
 	size_t sent; /* calls that are under way, proofs apart */
 	uint32_t last_id;
 	int64_t since_ms; /* when something went on last */
 	bool was_ready; /* some gateway was, once */
+	bool has_failed; /* there is no use in going on */
 
 	char trouble[256];
 	int trouble_status;
@@ -70,7 +73,17 @@ int64_t sheep_route_send(struct sheep_cluster *cluster, int64_t now_ms);
 /* Look at the clock: what was not answered for long is asked elsewhere. */
 void sheep_route_check(struct sheep_cluster *cluster, int64_t now_ms);
 
-/* The done() of a proof, by which it is told from other calls; never called. */
+/*
+ * What @gateway answered to its hello is there.  A gateway that knows the same nodes as
+ * one that has proved itself needs no proof of its own: it may have to fetch what proves
+ * it from another node, which may hang.
+ */
+void sheep_route_hello(struct sheep_cluster *cluster, struct sheep_gateway *gateway);
+
+/* @gateway may be asked from now on. */
+void sheep_route_ready(struct sheep_cluster *cluster, struct sheep_gateway *gateway);
+
+/* The done() of a proof and a hello, by which they are told from other calls. */
 void sheep_route_proof_done(struct sheep_call *call);
 
 #endif

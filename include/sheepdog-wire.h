@@ -130,6 +130,9 @@ void sheep_inode_copies(const struct sheep_inode *inode, char text[16]);
 /* The VDI that owns entry @entry of an array index, whose first bytes are @index. */
 uint32_t sheep_array_entry(const uint8_t *index, size_t entry);
 
+/* How many of the first @count entries have an owner. */
+size_t sheep_array_owned(const uint8_t *index, size_t count);
+
 /*
  * The head of a B-tree's node.  A leaf (depth 1) has entries of 8 bytes (object, VDI),
  * the root of a larger tree (depth 2) of 16 (last object, number of the leaf), ascending.

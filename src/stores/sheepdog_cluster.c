@@ -17,6 +17,8 @@
 #define HEDGE_MS_MAX 3000 /* without an answer so long: ask elsewhere */
 #define TICK_MS 100 /* how often it is looked at the clock while calls wait */
 #define PROOF_TRIES 4 /* that a gateway has to find what proves it */
+#define ERRORS_PART 9 /* of the patience, for answers that are errors */
+#define ERRORS_MIN 4 /* before they are believed */
 #define MORE_MAX 4 /* descriptors that the caller can wait for */
 
 int64_t sheep_now_ms(void)
@@ -107,11 +109,23 @@ int64_t sheep_cluster_patience_ms(const struct sheep_cluster *cluster)
 	return cluster->patience_ms;
 }
 
+int64_t sheep_cluster_errors_ms(const struct sheep_cluster *cluster)
+{
+	return cluster->patience_ms / ERRORS_PART;
+}
+
+void sheep_cluster_give_up(struct sheep_cluster *cluster)
+{
+	cluster->has_failed = true;
+}
+
 void sheep_cluster_call(struct sheep_cluster *cluster, struct sheep_call *call)
 {
 	call->got = 0;
+	call->piped = 0;
 	call->avoid = NULL;
 	call->not_before_ms = 0;
+	call->failing_ms = 0;
 	call->tries = 0;
 	call->moves = 0;
 	sheep_calls_put(&cluster->pending, call);
@@ -121,6 +135,7 @@ void sheep_cluster_call_later(struct sheep_cluster *cluster, struct sheep_call *
 			      int64_t pause_ms)
 {
 	call->got = 0;
+	call->piped = 0;
 	sheep_route_again(cluster, call, call->avoid,
 			  pause_ms > 0 ? sheep_now_ms() + pause_ms : 0);
 }
@@ -174,13 +189,32 @@ struct receiving {
 	int64_t now_ms;
 };
 
+/* Note that @call was answered with trouble, and see whether that is for good. */
+static void note_trouble(struct sheep_cluster *cluster,
+			 const struct sheep_gateway *gateway, struct sheep_call *call,
+			 int64_t now_ms)
+{
+	int status = status_of(call->answer.result);
+
+	sheep_cluster_note(cluster, status, "%s: %s (result 0x%02x)", gateway->text,
+			   sheep_result_text(call->answer.result), call->answer.result);
+	if (status != STORE_IO)
+		call->failing_ms = 0;
+	else if (call->failing_ms == 0)
+		call->failing_ms = now_ms;
+	else if (call->tries >= ERRORS_MIN &&
+		 now_ms - call->failing_ms > sheep_cluster_errors_ms(cluster) &&
+		 !(call->done == sheep_route_proof_done && cluster->was_ready))
+		sheep_cluster_give_up(cluster);
+}
+
 /* Hand @call over, or have it tried again. */
 static void on_answer(void *context, struct sheep_call *call)
 {
 	struct receiving *receiving = context;
 	struct sheep_cluster *cluster = receiving->cluster;
 	struct sheep_gateway *gateway = receiving->gateway;
-	bool is_proof = call == &gateway->proof;
+	bool is_proof = call->done == sheep_route_proof_done;
 	int64_t pause_ms;
 
 	if (!is_proof)
@@ -190,9 +224,7 @@ static void on_answer(void *context, struct sheep_call *call)
 		sheep_calls_put(&cluster->finished, call);
 		return;
 	}
-	sheep_cluster_note(cluster, status_of(call->answer.result),
-			   "%s: %s (result 0x%02x)", gateway->text,
-			   sheep_result_text(call->answer.result), call->answer.result);
+	note_trouble(cluster, gateway, call, receiving->now_ms);
 	pause_ms = (int64_t)20 << (call->tries < 6 ? call->tries : 6);
 	call->tries++;
 	call->not_before_ms = receiving->now_ms + pause_ms;
@@ -221,9 +253,7 @@ static void finish_proof(struct sheep_cluster *cluster, struct sheep_gateway *ga
 	if (gateway->state != SHEEP_PROVING)
 		return; /* it failed meanwhile */
 	if (cluster->proof->check(cluster->proof->context, &gateway->proof)) {
-		gateway->state = SHEEP_READY;
-		gateway->failures = 0;
-		cluster->was_ready = true;
+		sheep_route_ready(cluster, gateway);
 		return;
 	}
 	sheep_route_close(cluster, gateway);
@@ -240,10 +270,14 @@ static bool finish(struct sheep_cluster *cluster)
 	if (!finished.first)
 		return false;
 	while ((call = sheep_calls_take(&finished))) {
-		if (call->done == sheep_route_proof_done)
-			finish_proof(cluster, call->owner);
-		else
+		struct sheep_gateway *gateway = call->owner;
+
+		if (call->done != sheep_route_proof_done)
 			call->done(call);
+		else if (call == &gateway->hello)
+			sheep_route_hello(cluster, gateway);
+		else
+			finish_proof(cluster, gateway);
 	}
 	return true;
 }
@@ -254,11 +288,13 @@ static bool is_busy(const struct sheep_cluster *cluster)
 	return cluster->pending.first || cluster->sent > 0 || !cluster->was_ready;
 }
 
-/* Whether there is no use in waiting: 0, -ENOENT or -ECONNREFUSED, or -ETIMEDOUT. */
+/* Whether there is no use in waiting: 0, or as sheep_cluster_wait() returns it. */
 static int check_hope(const struct sheep_cluster *cluster, int64_t now_ms)
 {
 	bool all_failed = true, any_stranger = false;
 
+	if (cluster->has_failed)
+		return -EIO;
 	for (size_t i = 0; i < cluster->gateways.count; i++) {
 		const struct sheep_gateway *gateway = cluster->gateways.all[i];
 

@@ -3,10 +3,15 @@
  * sheepdog-conn - one connection to a sheep, with many requests under way.
  *
  * Small answers come several to a read, through a buffer; what a large one has beyond
- * that goes straight to where it belongs.
+ * that goes straight to where it belongs.  To have one in a pipe costs no copy at all
+ * (measured: half the time of the processor for all of the way from sheep to imagefs),
+ * but a pipe takes so many pieces of any size, and one that is full has to wait for its
+ * turn to be emptied: what comes then goes to the buffer, so that nothing ever stays in
+ * the socket.
  */
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <string.h>
@@ -94,7 +99,7 @@ bool sheep_conn_send(struct sheep_conn *conn, struct sheep_call *call, uint32_t 
 	    conn->out_used + SHEEP_HEADER_BYTES > sizeof(conn->out))
 		return false;
 	if (call->whole)
-		call->got = 0;
+		call->got = call->piped = 0;
 	entry->call = call;
 	entry->request = call->request;
 	entry->request.offset += call->got;
@@ -227,21 +232,91 @@ static int use_buffer(struct sheep_conn *conn,
 	return 0;
 }
 
+/* Whether what comes next belongs into a pipe. */
+static bool goes_to_pipe(const struct sheep_conn *conn)
+{
+	const struct sheep_call *call = conn->current.call;
+
+	return conn->in_answer && destination(conn) && call->pipe > 0 &&
+	       call->piped == call->got;
+}
+
+/* Whether an answer is to come that belongs into a pipe. */
+static bool expects_pipe(const struct sheep_conn *conn)
+{
+	for (size_t i = 0; i < conn->count; i++)
+		if (conn->entries[i].call && conn->entries[i].call->pipe > 0)
+			return true;
+	return false;
+}
+
+/* What recv(2) does, to the pipe.  A pipe that takes no more is not used any longer. */
+static ssize_t receive_to_pipe(struct sheep_conn *conn)
+{
+	struct sheep_call *call = conn->current.call;
+	ssize_t count =
+		splice(conn->fd, NULL, call->pipe, NULL, conn->left, SPLICE_F_NONBLOCK);
+	char next;
+
+	if (count > 0)
+		call->piped += count;
+	if (count >= 0 || errno == EINTR)
+		return count;
+	/* Is there nothing to receive, or the end, or no room for it in the pipe? */
+	if (errno == EAGAIN) {
+		count = recv(conn->fd, &next, 1, MSG_PEEK);
+		if (count <= 0)
+			return count;
+	}
+	/* If it is the socket that failed, the next read will say so. */
+	call->pipe = 0;
+	errno = EINTR;
+	return -1;
+}
+
+/* Receive through the buffer.  Returns what recv(2) does, or -1 and EPROTO. */
+static ssize_t receive_to_buffer(struct sheep_conn *conn, size_t *ret_room,
+				 void (*finished)(void *context, struct sheep_call *call),
+				 void *context)
+{
+	size_t room = sizeof(conn->in) - conn->in_used;
+	ssize_t count;
+
+	/* What comes behind it would have to be copied into the pipe. */
+	if (expects_pipe(conn)) {
+		size_t least =
+			conn->in_answer ? conn->left : SHEEP_HEADER_BYTES - conn->in_used;
+
+		room = least < room ? least : room;
+	}
+	*ret_room = room;
+	count = recv(conn->fd, conn->in + conn->in_used, room, 0);
+	if (count <= 0)
+		return count;
+	conn->in_used += count;
+	if (use_buffer(conn, finished, context) == 0)
+		return count;
+	errno = EPROTO;
+	return -1;
+}
+
 int sheep_conn_receive(struct sheep_conn *conn, int64_t now_ms,
 		       void (*finished)(void *context, struct sheep_call *call),
 		       void *context)
 {
 	for (int i = 0; i < READS_AT_ONCE; i++) {
 		uint8_t *to = conn->in_answer ? destination(conn) : NULL;
-		bool direct = to && conn->left >= SMALL;
+		bool is_piped = goes_to_pipe(conn);
+		bool is_direct = !is_piped && to && conn->left >= SMALL;
 		size_t room = conn->left;
 		ssize_t count;
 
-		if (!direct) {
-			to = conn->in + conn->in_used;
-			room = sizeof(conn->in) - conn->in_used;
-		}
-		count = recv(conn->fd, to, room, 0);
+		if (is_piped)
+			count = receive_to_pipe(conn);
+		else if (is_direct)
+			count = recv(conn->fd, to, room, 0);
+		else
+			count = receive_to_buffer(conn, &room, finished, context);
 		if (count < 0 && errno == EINTR)
 			continue;
 		if (count < 0)
@@ -249,20 +324,14 @@ int sheep_conn_receive(struct sheep_conn *conn, int64_t now_ms,
 		if (count == 0)
 			return -ECONNRESET;
 		conn->heard_ms = now_ms;
-		if (direct) {
+		if (is_piped || is_direct) {
 			took(conn, count);
 			if (conn->left == 0)
 				end_answer(conn, finished, context);
-		} else {
-			int error;
-
-			conn->in_used += count;
-			error = use_buffer(conn, finished, context);
-			if (error < 0)
-				return error;
 		}
+		/* The next read would find nothing, but behind a header alone. */
 		if ((size_t)count < room)
-			break; /* the next read would find nothing */
+			break;
 	}
 	return 0;
 }

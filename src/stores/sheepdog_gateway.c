@@ -134,6 +134,23 @@ static bool is_loopback(const struct sockaddr *address)
 	return true; /* a Unix socket */
 }
 
+uint64_t sheep_nodes_hash(const struct sheep_call *call)
+{
+	uint64_t hash = 1;
+
+	if (call->answer.result != SHEEP_SUCCESS)
+		return hash;
+	for (uint32_t i = 0; i < call->answer.nodes; i++) {
+		struct sheep_node node;
+
+		if (sheep_node_decode(call->buffer, &call->answer, i, &node) < 0)
+			break;
+		hash = sheep_hash_step(node.hash, hash);
+		hash = sheep_hash_step(node.zone, hash);
+	}
+	return hash ? hash : 1;
+}
+
 struct sheep_gateway *sheep_gateways_of_node(struct sheep_gateways *gateways,
 					     const struct sheep_node *node)
 {
@@ -171,6 +188,7 @@ void sheep_gateways_fini(struct sheep_gateways *gateways)
 			free(gateway->conns[j]);
 		}
 		free(gateway->proof.buffer);
+		free(gateway->hello.buffer);
 		free(gateway);
 	}
 	gateways->count = 0;

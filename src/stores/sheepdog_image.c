@@ -9,7 +9,8 @@
  * while the inode still looks as ever.  What was known to have an owner therefore does
  * not become a hole because the index says so now, and an object that is gone does only
  * if what is before it has an owner still (a guest that discards does not begin at the
- * front).
+ * front).  Otherwise the image is given up as gone, even if the inode goes on to look
+ * well: who opened it anew, to try again, could not know that the zeros are none.
  */
 #include <assert.h>
 #include <errno.h>
@@ -21,6 +22,7 @@
 #include "imagefs-store.h"
 #include "serve.h"
 #include "sheepdog-image.h"
+#include "sheepdog-maps.h"
 
 /* The array index is read in pages; so many entries, and so many pages at a time. */
 #define PAGE_ENTRIES 1024
@@ -42,11 +44,11 @@ struct sheep_image {
 	struct sheep_proof proof;
 	struct sheep_cluster *cluster;
 	struct sheep_inode inode;
-	struct sheep_call nodes_call;
-	uint8_t *nodes; /* its buffer; NULL when it is done */
 	bool is_open;
+	bool is_missing; /* a gateway that was asked found no inode */
 	bool is_gone;
 	bool is_bad;
+	bool is_vanishing; /* the index looks as if the image were being deleted */
 	uint64_t lost; /* the object that the cluster does not have, UINT64_MAX: none */
 
 	/* An array index: @owners, of which the pages that were read are valid. */
@@ -64,6 +66,8 @@ struct sheep_image {
 
 	enum loading loading;
 	unsigned failures; /* in a row */
+	enum loading failing; /* what cannot be had */
+	int64_t failing_ms; /* since when */
 	uint32_t first_page; /* PAGES: which */
 	int64_t asked_ms;
 	struct sheep_call call;
@@ -118,7 +122,7 @@ static bool is_fresh(const struct sheep_image *image, int64_t read_ms, int64_t s
 	return read_ms > 0 && (image->inode.snapped != 0 || read_ms >= since_ms);
 }
 
-/* Take the inode that @call brought.  Returns 0, -ESTALE or -EBADMSG. */
+/* Take the inode that @call brought.  Returns 0, -ENODATA, -ESTALE or -EBADMSG. */
 static int decode_inode(struct sheep_image *image, const struct sheep_call *call,
 			struct sheep_inode *ret_inode)
 {
@@ -126,7 +130,7 @@ static int decode_inode(struct sheep_image *image, const struct sheep_call *call
 	int error;
 
 	if (call->answer.result != SHEEP_SUCCESS)
-		return -ESTALE;
+		return -ENODATA;
 	error = sheep_inode_decode(call->buffer, image->id.vid, &inode);
 	if (error < 0)
 		return error == -ENOENT ? -ESTALE : error;
@@ -150,8 +154,9 @@ static void take_owners(struct sheep_image *image, const uint8_t *bytes, uint64_
 
 		if (now != 0 || *owner == 0)
 			*owner = now;
-		else if (first + i == image->lost && owner_before &&
-			 image->inode.snapped == 0)
+		else if (first + i == image->lost && !owner_before)
+			image->is_vanishing = true;
+		else if (first + i == image->lost && image->inode.snapped == 0)
 			*owner = 0;
 		owner_before = owner_before || now != 0;
 	}
@@ -182,8 +187,10 @@ static int take_root(struct sheep_image *image, const uint8_t *bytes, uint32_t s
 
 	if (sheep_tree_root(bytes, &head) < 0)
 		return -EBADMSG;
-	if (image->root && image->root_head.entries > 0 && head.entries == 0)
-		return -EBADMSG; /* it is being deleted */
+	if (image->root && image->root_head.entries > 0 && head.entries == 0) {
+		image->is_vanishing = true;
+		return -EBADMSG;
+	}
 	if (head.bytes > size)
 		return head.bytes;
 	root = malloc(head.bytes);
@@ -256,8 +263,34 @@ static bool check_gateway(void *context, const struct sheep_call *call)
 		/* From now on the inode is proof enough. */
 		image->proof.request.length = SHEEP_INODE_BYTES;
 	}
-	image->is_bad = error < 0 && error != -ESTALE;
+	image->is_missing = image->is_missing || error == -ENODATA;
+	image->is_bad = error < 0 && error != -ENODATA && error != -ESTALE;
 	return error == 0;
+}
+
+/*
+ * No inode was found.  That of a deleted VDI stays, but its number may never have been
+ * given out in this cluster; or else the inode is lost.  Says why and returns the status
+ * to exit with.
+ */
+static int explain_missing(struct sheep_image *image, const char *id)
+{
+	struct sheep_maps maps = {.is_proven = false};
+	int error = sheep_maps_get(&maps, &image->uri);
+	int status = STORE_IO;
+
+	if (error < 0 && maps.cluster) {
+		store_error("%s", sheep_cluster_trouble(maps.cluster, &status));
+	} else if (error < 0) {
+		store_error("%s", strerror(-error));
+	} else if (sheep_maps_next(&maps, image->id.vid) == image->id.vid) {
+		store_error("VDI %s: its inode is lost", id);
+	} else {
+		store_error("VDI %s is gone", id);
+		status = STORE_GONE;
+	}
+	sheep_maps_fini(&maps);
+	return status;
 }
 
 int sheep_image_fail(struct sheep_image *image, int error)
@@ -274,10 +307,12 @@ int sheep_image_fail(struct sheep_image *image, int error)
 		return STORE_IO;
 	}
 	if (image->is_gone || error == -ESTALE || error == -ENOENT) {
+		if (image->is_missing)
+			return explain_missing(image, id);
 		store_error("VDI %s is gone", id);
 		return STORE_GONE;
 	}
-	if (error == -ECONNREFUSED || error == -EHOSTUNREACH) {
+	if (error == -ECONNREFUSED || error == -EHOSTUNREACH || error == -EIO) {
 		store_error("%s", trouble);
 		return status;
 	}
@@ -288,31 +323,6 @@ int sheep_image_fail(struct sheep_image *image, int error)
 	}
 	store_error("cannot wait for the cluster: %s", strerror(-error));
 	return STORE_IO;
-}
-
-/* The list of nodes came, or it did not: then there are those that the URI names. */
-static void nodes_done(struct sheep_call *call)
-{
-	struct sheep_image *image = call->owner;
-
-	sheep_cluster_learn(image->cluster, call);
-	free(image->nodes);
-	image->nodes = NULL;
-}
-
-static void ask_nodes(struct sheep_image *image)
-{
-	image->nodes = malloc(SHEEP_NODE_LIST_BYTES);
-	if (!image->nodes)
-		return; /* it goes without */
-	image->nodes_call = (struct sheep_call){
-		.request = {.op = SHEEP_GET_NODE_LIST, .length = SHEEP_NODE_LIST_BYTES},
-		.buffer = image->nodes,
-		.whole = true,
-		.done = nodes_done,
-		.owner = image,
-	};
-	sheep_cluster_call(image->cluster, &image->nodes_call);
 }
 
 static int open_image(struct sheep_image *image)
@@ -330,7 +340,6 @@ static int open_image(struct sheep_image *image)
 		error = sheep_cluster_wait(image->cluster, NULL, 0, -1);
 	if (error < 0 || image->is_bad)
 		return sheep_image_fail(image, error);
-	ask_nodes(image);
 	return STORE_OK;
 }
 
@@ -366,7 +375,6 @@ void sheep_image_close(struct sheep_image *image)
 		return;
 	sheep_cluster_free(image->cluster);
 	sheep_uri_fini(&image->uri);
-	free(image->nodes);
 	free(image->owners);
 	free(image->root);
 	free(image->leaf);
@@ -469,15 +477,15 @@ static int take_inode(struct sheep_image *image, const struct sheep_call *call)
 }
 
 /*
- * Take what was loaded.  Returns 0; how many bytes have to be loaded instead; or -ESTALE,
- * -EBADMSG or -ENOMEM.
+ * Take what was loaded.  Returns 0; how many bytes have to be loaded instead; or
+ * -ENODATA, -ESTALE, -EBADMSG or -ENOMEM.
  */
 static int take_loaded(struct sheep_image *image, const struct sheep_call *call)
 {
 	uint32_t length = call->request.length;
 
 	if (call->answer.result != SHEEP_SUCCESS)
-		return -ESTALE;
+		return -ENODATA;
 	switch (image->loading) {
 	case INODE:
 		return take_inode(image, call);
@@ -512,17 +520,33 @@ static void load_failed(struct sheep_image *image, int error)
 	image->stamp_count = 0;
 	if (image->loading == INODE && (is_answer || image->failures > GONE_TRIES)) {
 		image->loading = NOTHING;
-		image->is_gone = error == -ESTALE;
-		image->is_bad = error != -ESTALE;
+		image->is_missing = error == -ENODATA;
+		image->is_gone = error == -ENODATA || error == -ESTALE;
+		image->is_bad = !image->is_gone;
 		return;
 	}
-	if (image->loading != INODE)
+	if (image->loading != INODE) {
+		int64_t now_ms = sheep_now_ms();
+
 		sheep_cluster_note(image->cluster, STORE_IO, "VDI %06x: the %s %s",
 				   image->id.vid, parts[image->loading],
 				   is_answer ? "makes no sense" : "is lost");
+		if (image->failing != image->loading) {
+			image->failing = image->loading;
+			image->failing_ms = now_ms;
+		} else if (now_ms - image->failing_ms >
+			   sheep_cluster_errors_ms(image->cluster)) {
+			image->is_gone = image->is_vanishing;
+			if (!image->is_gone)
+				sheep_cluster_give_up(image->cluster);
+		}
+	}
 	image->root_ms = 0;
 	image->leaf_ms = 0;
-	load_inode(image, pause_ms);
+	if (image->is_gone)
+		image->loading = NOTHING;
+	else
+		load_inode(image, pause_ms);
 }
 
 static void load_done(struct sheep_call *call)
@@ -539,6 +563,8 @@ static void load_done(struct sheep_call *call)
 		image->loading = NOTHING;
 	} else {
 		image->failures = 0;
+		if (image->failing == image->loading)
+			image->failing = NOTHING;
 		load_inode(image, 0);
 	}
 }
@@ -647,6 +673,11 @@ void sheep_image_lost(struct sheep_image *image, uint64_t object)
 	image->leaf_ms = 0;
 	if (!image->inode.is_tree)
 		image->page_ms[object / PAGE_ENTRIES] = 0;
+}
+
+bool sheep_image_is_vanishing(const struct sheep_image *image)
+{
+	return image->is_vanishing;
 }
 
 int sheep_image_check(struct sheep_image *image)

@@ -2,14 +2,10 @@
 /*
  * sheepdog-list - the VDIs and snapshots of a cluster.
  *
- * A bitmap says which VDI numbers are in use, another one which of them are deleted.  Of
- * each VDI that is left one request brings the inode and the part of the index that most
- * need; many of them are under way.  It is a sheep's processor that limits this, so the
- * fewer requests the better, and each goes to a sheep that has the inode itself.
- *
- * Sheep answer with a bitmap whether their cluster runs or not, and if it does not, of
- * none or of a part of its VDIs.  So it is asked before, by a request that is only
- * answered by a cluster that runs.
+ * The cluster's maps say which VDI numbers are in use.  Of each one request brings the
+ * inode and the part of the index that most need; many of them are under way.  It is a
+ * sheep's processor that limits this, so the fewer requests the better, and each goes to
+ * a sheep that has the inode itself.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -22,10 +18,12 @@
 #include "sheepdog.h"
 #include "sheepdog-cluster.h"
 #include "sheepdog-image.h"
+#include "sheepdog-maps.h"
 
 #define SLOTS 96 /* VDIs that are looked at at the same time */
-#define FIRST_ENTRIES 512 /* of the index, with the inode */
-#define FIRST_BYTES (SHEEP_INDEX_OFFSET + FIRST_ENTRIES * 4)
+#define FIRST_SLOTS 8 /* until it is known what they are like */
+#define FIRST_MIN 512 /* entries of the index that are asked for with an inode */
+#define FIRST_MAX 8192
 #define PART_ENTRIES 16384 /* of the rest of the index, at a time */
 #define PART_BYTES (PART_ENTRIES * 4)
 #define LOST_TRIES 4 /* that an inode is not there is believed then */
@@ -56,6 +54,7 @@ struct slot {
 	struct sheep_call call;
 	uint8_t buffer[PART_BYTES];
 	uint32_t vid;
+	uint32_t first; /* entries of the index that were asked for with the inode */
 	unsigned losses; /* times that its inode was not there */
 	struct record record;
 	uint64_t objects;
@@ -67,22 +66,12 @@ struct slot {
 
 struct listing {
 	struct sheep_uri uri;
-	struct sheep_proof proof;
-	struct sheep_cluster *cluster;
-	uint64_t nodes_hash; /* of the list of nodes; 0: there is none yet */
-	bool is_proven;
-	bool is_running;
-
-	struct sheep_call state_call;
-	uint8_t state[SHEEP_RECOVERY_BYTES];
-	struct sheep_call used_call;
-	struct sheep_call deleted_call;
-	uint8_t *used;
-	uint8_t *deleted;
-	int maps; /* how many of the two are there */
+	struct sheep_maps maps;
 
 	uint32_t next_vid;
 	uint32_t end_vid;
+	uint32_t first; /* entries of an index that most VDIs seem to need */
+	size_t started; /* slots that are, or were, in use */
 	size_t active; /* slots that are in use */
 	bool has_failed; /* no memory */
 	struct slot *slots;
@@ -91,38 +80,6 @@ struct listing {
 	size_t count;
 	size_t room;
 };
-
-/* Sum up a list of nodes: those that make the same cluster have the same. */
-static uint64_t hash_nodes(const struct sheep_call *call)
-{
-	uint64_t hash = 1;
-
-	if (call->answer.result != SHEEP_SUCCESS)
-		return hash;
-	for (uint32_t i = 0; i < call->answer.nodes; i++) {
-		struct sheep_node node;
-
-		if (sheep_node_decode(call->buffer, &call->answer, i, &node) < 0)
-			break;
-		hash = sheep_hash_step(node.hash, hash);
-		hash = sheep_hash_step(node.zone, hash);
-	}
-	return hash;
-}
-
-/* The proof of a gateway: it counts the same nodes as the first one. */
-static bool check_gateway(void *context, const struct sheep_call *call)
-{
-	struct listing *listing = context;
-
-	if (listing->is_proven)
-		return hash_nodes(call) == listing->nodes_hash;
-	listing->nodes_hash = hash_nodes(call);
-	listing->is_proven = true;
-	sheep_cluster_learn(listing->cluster, call);
-	sheep_cluster_spread(listing->cluster);
-	return true;
-}
 
 static void free_record(struct record *record)
 {
@@ -145,10 +102,11 @@ static void ask(struct slot *slot, uint64_t object, uint32_t offset, uint32_t le
 		.done = done,
 		.owner = slot,
 	};
-	sheep_cluster_call(slot->listing->cluster, &slot->call);
+	sheep_cluster_call(slot->listing->maps.cluster, &slot->call);
 }
 
 static void start(struct slot *slot);
+static void start_another(struct listing *listing);
 
 /* Nothing more is to be known of the VDI of @slot. */
 static void keep(struct slot *slot)
@@ -188,8 +146,7 @@ static void count_owned(struct slot *slot, const uint8_t *entries, uint64_t coun
 {
 	if (count > slot->objects - slot->counted)
 		count = slot->objects - slot->counted;
-	for (uint64_t i = 0; i < count; i++)
-		slot->owned += sheep_array_entry(entries, i) != 0;
+	slot->owned += sheep_array_owned(entries, count);
 	slot->counted += count;
 }
 
@@ -213,7 +170,7 @@ static void count_part(struct sheep_call *call)
 {
 	struct slot *slot = call->owner;
 
-	sheep_cluster_progress(slot->listing->cluster);
+	sheep_cluster_progress(slot->listing->maps.cluster);
 	if (call->answer.result != SHEEP_SUCCESS) {
 		drop(slot); /* it was deleted */
 		return;
@@ -238,7 +195,7 @@ static void count_leaf(struct sheep_call *call)
 	struct slot *slot = call->owner;
 	struct sheep_tree_head head;
 
-	sheep_cluster_progress(slot->listing->cluster);
+	sheep_cluster_progress(slot->listing->maps.cluster);
 	if (call->answer.result == SHEEP_SUCCESS &&
 	    sheep_tree_leaf(slot->buffer, &head) == 0) {
 		slot->owned += head.entries;
@@ -295,6 +252,20 @@ static bool fill(struct slot *slot, const struct sheep_inode *inode)
 	return record->name && record->tag;
 }
 
+/*
+ * VDIs of one cluster are often alike, and a second request costs more than some more
+ * bytes of the first one.
+ */
+static void learn_first(struct listing *listing, uint64_t objects)
+{
+	if (objects > listing->first && objects <= FIRST_MAX)
+		listing->first = objects;
+	else if (objects < listing->first / 2)
+		listing->first -= listing->first / 16;
+	if (listing->first < FIRST_MIN)
+		listing->first = FIRST_MIN;
+}
+
 /* The inode came, or there is none. */
 static void look_at_inode(struct sheep_call *call)
 {
@@ -303,10 +274,11 @@ static void look_at_inode(struct sheep_call *call)
 	struct sheep_inode inode;
 	int error;
 
-	sheep_cluster_progress(listing->cluster);
+	sheep_cluster_progress(listing->maps.cluster);
 	if (call->answer.result != SHEEP_SUCCESS) {
 		if (slot->losses++ < LOST_TRIES) {
-			sheep_cluster_call_later(listing->cluster, call, LOST_PAUSE_MS);
+			sheep_cluster_call_later(listing->maps.cluster, call,
+						 LOST_PAUSE_MS);
 			return;
 		}
 		store_error("VDI %06" PRIx32 " is left out: its inode is lost",
@@ -330,11 +302,14 @@ static void look_at_inode(struct sheep_call *call)
 	slot->objects = sheep_inode_objects(&inode);
 	slot->counted = 0;
 	slot->owned = 0;
+	if (!inode.is_tree)
+		learn_first(listing, slot->objects);
+	start_another(listing);
 	if (inode.is_tree) {
-		count_tree(slot, slot->buffer + SHEEP_INDEX_OFFSET, FIRST_ENTRIES * 4);
+		count_tree(slot, slot->buffer + SHEEP_INDEX_OFFSET, slot->first * 4);
 		return;
 	}
-	count_owned(slot, slot->buffer + SHEEP_INDEX_OFFSET, FIRST_ENTRIES);
+	count_owned(slot, slot->buffer + SHEEP_INDEX_OFFSET, slot->first);
 	ask_part(slot);
 }
 
@@ -342,12 +317,8 @@ static void look_at_inode(struct sheep_call *call)
 static void start(struct slot *slot)
 {
 	struct listing *listing = slot->listing;
-	uint32_t vid = listing->next_vid;
+	uint32_t vid = sheep_maps_next(&listing->maps, listing->next_vid);
 
-	do
-		vid = sheep_bitmap_next(listing->used, vid);
-	while (vid < listing->end_vid && sheep_bitmap_has(listing->deleted, vid) &&
-	       ++vid);
 	if (vid >= listing->end_vid || listing->has_failed) {
 		listing->next_vid = listing->end_vid;
 		listing->active--;
@@ -356,7 +327,18 @@ static void start(struct slot *slot)
 	listing->next_vid = vid + 1;
 	slot->vid = vid;
 	slot->losses = 0;
-	ask(slot, sheep_inode_object(vid), 0, FIRST_BYTES, look_at_inode);
+	slot->first = listing->first;
+	ask(slot, sheep_inode_object(vid), 0, SHEEP_INDEX_OFFSET + slot->first * 4,
+	    look_at_inode);
+}
+
+/* Use another slot, if there is one. */
+static void start_another(struct listing *listing)
+{
+	if (listing->started == SLOTS)
+		return;
+	listing->active++;
+	start(&listing->slots[listing->started++]);
 }
 
 /* Look at the VDIs from @first to @end. */
@@ -366,64 +348,15 @@ static int look_at(struct listing *listing, uint32_t first, uint32_t end)
 
 	listing->next_vid = first;
 	listing->end_vid = end;
-	listing->active = SLOTS;
-	for (size_t i = 0; i < SLOTS; i++)
-		start(&listing->slots[i]);
+	if (listing->first == 0)
+		listing->first = FIRST_MIN;
+	listing->active = 0;
+	listing->started = 0;
+	while (listing->started < FIRST_SLOTS)
+		start_another(listing);
 	while (listing->active > 0 && error == 0)
-		error = sheep_cluster_wait(listing->cluster, NULL, 0, -1);
+		error = sheep_cluster_wait(listing->maps.cluster, NULL, 0, -1);
 	return listing->has_failed ? -ENOMEM : error;
-}
-
-static void state_done(struct sheep_call *call)
-{
-	struct listing *listing = call->owner;
-
-	sheep_cluster_progress(listing->cluster);
-	listing->is_running = true;
-}
-
-/* One of the two bitmaps came.  An old sheep does not know which VDIs are deleted. */
-static void map_done(struct sheep_call *call)
-{
-	struct listing *listing = call->owner;
-
-	sheep_cluster_progress(listing->cluster);
-	if (call->answer.result != SHEEP_SUCCESS)
-		memset(call->buffer, 0, SHEEP_BITMAP_BYTES);
-	listing->maps++;
-}
-
-static void ask_for(struct listing *listing, struct sheep_call *call, uint8_t op,
-		    void *buffer, uint32_t length, void (*done)(struct sheep_call *call))
-{
-	*call = (struct sheep_call){
-		.request = {.op = op, .length = length},
-		.buffer = buffer,
-		.whole = true,
-		.done = done,
-		.owner = listing,
-	};
-	sheep_cluster_call(listing->cluster, call);
-}
-
-/* Learn which VDIs there are.  Returns 0 or a negative errno. */
-static int get_maps(struct listing *listing)
-{
-	int error = 0;
-
-	while (error == 0 && !listing->is_proven)
-		error = sheep_cluster_wait(listing->cluster, NULL, 0, -1);
-	ask_for(listing, &listing->state_call, SHEEP_STAT_RECOVERY, listing->state,
-		sizeof(listing->state), state_done);
-	while (error == 0 && !listing->is_running)
-		error = sheep_cluster_wait(listing->cluster, NULL, 0, -1);
-	ask_for(listing, &listing->used_call, SHEEP_READ_VDIS, listing->used,
-		SHEEP_BITMAP_BYTES, map_done);
-	ask_for(listing, &listing->deleted_call, SHEEP_READ_DEL_VDIS, listing->deleted,
-		SHEEP_BITMAP_BYTES, map_done);
-	while (error == 0 && listing->maps < 2)
-		error = sheep_cluster_wait(listing->cluster, NULL, 0, -1);
-	return error;
 }
 
 static int compare_records(const void *left, const void *right)
@@ -439,14 +372,14 @@ static int compare_records(const void *left, const void *right)
 	return order ? order : (a->id.vid > b->id.vid) - (a->id.vid < b->id.vid);
 }
 
-/* Whether @record is a snapshot that @tag could mean, as a tag or as a number. */
-static bool could_mean(const struct record *record, const char *tag)
+/* Whether @text is the number of a snapshot as one would write it; 0 if it is none. */
+static uint32_t number_of(const char *text)
 {
-	char number[16];
+	char again[16];
+	uint32_t number = strtoul(text, NULL, 10);
 
-	snprintf(number, sizeof(number), "%" PRIu32, record->snapshot_id);
-	return record->snapped != 0 &&
-	       (strcmp(record->tag, tag) == 0 || strcmp(number, tag) == 0);
+	snprintf(again, sizeof(again), "%" PRIu32, number);
+	return strcmp(text, again) == 0 ? number : 0;
 }
 
 /*
@@ -456,9 +389,14 @@ static bool could_mean(const struct record *record, const char *tag)
 static void find_unclear(struct record *records, size_t first, size_t end)
 {
 	for (size_t i = first; i < end; i++) {
-		records[i].is_tag_unclear = records[i].tag[0] == '\0';
+		const char *tag = records[i].tag;
+		uint32_t number = number_of(tag);
+
+		records[i].is_tag_unclear = tag[0] == '\0';
 		for (size_t j = first; j < end; j++)
-			if (i != j && could_mean(&records[j], records[i].tag))
+			if (i != j && records[j].snapped != 0 &&
+			    (strcmp(records[j].tag, tag) == 0 ||
+			     (number > 0 && records[j].snapshot_id == number)))
 				records[i].is_tag_unclear = true;
 	}
 }
@@ -610,8 +548,7 @@ static int look_for_one(struct listing *listing, bool *ret_found)
 	uint32_t end = first;
 	int error;
 
-	while (end < SHEEP_VDIS && (sheep_bitmap_has(listing->used, end) ||
-				    sheep_bitmap_has(listing->deleted, end)))
+	while (end < SHEEP_VDIS && sheep_maps_given(&listing->maps, end))
 		end++;
 	error = look_at(listing, first, end);
 	if (error == 0)
@@ -624,7 +561,7 @@ static int look_for_one(struct listing *listing, bool *ret_found)
 /* List what there is.  Returns 0, with whether there is anything, or a negative errno. */
 static int list(struct listing *listing, bool *ret_found)
 {
-	int error = get_maps(listing);
+	int error = sheep_maps_get(&listing->maps, &listing->uri);
 
 	*ret_found = false;
 	if (error == 0 && listing->uri.vdi) {
@@ -653,10 +590,10 @@ static int fail(const struct listing *listing, int error)
 		store_error("out of memory");
 		return STORE_IO;
 	}
-	trouble = sheep_cluster_trouble(listing->cluster, &status);
+	trouble = sheep_cluster_trouble(listing->maps.cluster, &status);
 	if (error == -ETIMEDOUT)
 		store_error("gave up after %" PRId64 " ms: %s",
-			    sheep_cluster_patience_ms(listing->cluster), trouble);
+			    sheep_cluster_patience_ms(listing->maps.cluster), trouble);
 	else
 		store_error("%s", trouble);
 	return status;
@@ -667,21 +604,12 @@ static int list_uri(struct listing *listing)
 	bool found = false;
 	int error;
 
-	listing->used = malloc(SHEEP_BITMAP_BYTES);
-	listing->deleted = malloc(SHEEP_BITMAP_BYTES);
 	listing->slots = calloc(SLOTS, sizeof(*listing->slots));
-	if (!listing->used || !listing->deleted || !listing->slots)
+	if (!listing->slots)
 		return fail(listing, -ENOMEM);
 	for (size_t i = 0; i < SLOTS; i++)
 		listing->slots[i].listing = listing;
-	listing->proof.request.op = SHEEP_GET_NODE_LIST;
-	listing->proof.request.length = SHEEP_NODE_LIST_BYTES;
-	listing->proof.check = check_gateway;
-	listing->proof.context = listing;
-	error = sheep_cluster_new(&listing->uri, &listing->proof, true,
-				  &listing->cluster);
-	if (error == 0)
-		error = list(listing, &found);
+	error = list(listing, &found);
 	if (error < 0)
 		return fail(listing, error);
 	if (!found)
@@ -708,9 +636,7 @@ int sheepdog_list(const char *uri)
 		free(listing.slots[i].leaves);
 	}
 	free(listing.slots);
-	sheep_cluster_free(listing.cluster);
-	free(listing.used);
-	free(listing.deleted);
+	sheep_maps_fini(&listing.maps);
 	sheep_uri_fini(&listing.uri);
 	return status;
 }

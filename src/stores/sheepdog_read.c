@@ -3,9 +3,12 @@
  * sheepdog-read - answer asks: many requests under way, the answers in order.
  *
  * Asks are cut into segments, each a run of zeros or a piece of one object.  The segments
- * are a queue: they are planned at its tail, as far as there are buffers, whichever ask
+ * are a queue: they are planned at its tail, as far as there are places, whichever ask
  * they belong to; their requests are answered in any order; and they are written from its
  * head, as far as they have come.
+ *
+ * The data of a large segment goes from the socket into a pipe of its own, and from there
+ * into standard output, if that is a pipe: it is never copied here.
  *
  * Answers are taken off the sockets whether they can be written or not.  A sheep has few
  * threads for sending, and one whose answer is not taken is missing to the guests.
@@ -24,8 +27,9 @@
 #include "sheepdog.h"
 #include "sheepdog-image.h"
 
-#define PIECE_BYTES ((uint32_t)256 << 10) /* of one request, at most */
-#define BUFFERS 32
+#define PIECE_BYTES ((uint32_t)512 << 10) /* of one request, at most */
+#define PLACES 16
+#define PIPED_MIN ((uint64_t)64 << 10) /* a segment that is worth a pipe */
 #define SEGMENTS 128
 #define ZEROS_BYTES ((size_t)256 << 10)
 #define PARTS 16 /* that are written at once */
@@ -33,6 +37,7 @@
 #define FRESH_MS 1000 /* how old the index of a VDI in use may be */
 #define LOST_PAUSE_MS 20
 #define LOST_PAUSE_DOUBLES 5
+#define LOSSES_MIN 4 /* of an object, before it is taken to be lost for good */
 
 /* Of a segment that has data. */
 enum wanted {
@@ -40,13 +45,20 @@ enum wanted {
 	LOST, /* the cluster does not have the object: see where it is now */
 };
 
+/* Where the data of a segment is until it is written. */
+struct place {
+	char *buffer; /* PIECE_BYTES */
+	int pipe[2]; /* both 0: there is none yet, -1: there will be none */
+};
+
 struct segment {
 	uint64_t length;
 	uint64_t sent;
-	char *buffer; /* NULL: zeros */
+	struct place *place; /* NULL: zeros */
 	uint64_t object;
 	enum wanted wanted;
 	unsigned losses;
+	int64_t lost_ms; /* since when */
 	int64_t retry_ms;
 	struct sheep_call call;
 };
@@ -57,7 +69,7 @@ struct serving {
 	struct asks asks;
 	struct ask ask; /* what is left of it to be planned; length 0: none */
 	int64_t since_ms; /* how old the index may be for it */
-	bool has_sent_holes;
+	bool has_sent; /* anything */
 	bool has_ended; /* nothing more will be asked */
 	bool is_blocked; /* nothing more can be written now */
 	bool is_pipe; /* what is written to */
@@ -65,8 +77,9 @@ struct serving {
 	struct segment segments[SEGMENTS]; /* from head, as many as count */
 	size_t head;
 	size_t count;
-	char *buffers[BUFFERS]; /* those that are free */
-	size_t free_buffers;
+	struct place places[PLACES];
+	struct place *free[PLACES];
+	size_t free_count;
 };
 
 static struct segment *segment_at(struct serving *serving, size_t place)
@@ -82,10 +95,44 @@ static void call_done(struct sheep_call *call)
 	if (call->answer.result == SHEEP_SUCCESS)
 		return;
 	segment->wanted = LOST;
-	segment->losses++;
+	if (segment->losses++ == 0)
+		segment->lost_ms = sheep_now_ms();
 	if (doubles > LOST_PAUSE_DOUBLES)
 		doubles = LOST_PAUSE_DOUBLES;
 	segment->retry_ms = sheep_now_ms() + (LOST_PAUSE_MS << doubles);
+}
+
+/*
+ * The pipe of @place in which a segment goes on, made when it is first of use.  Returns
+ * its end that is written to, or 0 if there is none.
+ */
+static int pipe_of(struct place *place)
+{
+	if (place->pipe[1] == 0) {
+		if (pipe2(place->pipe, O_CLOEXEC | O_NONBLOCK) < 0)
+			place->pipe[0] = place->pipe[1] = -1;
+		else
+			(void)fcntl(place->pipe[1], F_SETPIPE_SZ, (int)PIECE_BYTES);
+	}
+	return place->pipe[1] > 0 ? place->pipe[1] : 0;
+}
+
+/* Take what is in the pipe of @segment out of it: the segment is asked for anew. */
+static void empty_pipe(struct segment *segment)
+{
+	struct place *place = segment->place;
+	uint64_t at = segment->sent;
+
+	while (at < segment->call.piped) {
+		ssize_t count = read(place->pipe[0], place->buffer + at,
+				     segment->call.piped - at);
+
+		if (count < 0 && errno != EINTR)
+			abort(); /* it is there, and nobody else reads it */
+		at += count > 0 ? count : 0;
+	}
+	segment->call.pipe = 0;
+	segment->call.piped = 0;
 }
 
 /* Ask for @segment at its owner @vid. */
@@ -95,10 +142,12 @@ static void ask_for(struct serving *serving, struct segment *segment, uint32_t v
 
 	segment->wanted = ASKED;
 	request->object = sheep_data_object(vid, segment->object);
-	if (segment->losses == 0)
+	if (segment->losses == 0) {
 		sheep_cluster_call(serving->cluster, &segment->call);
-	else
-		sheep_cluster_call_later(serving->cluster, &segment->call, 0);
+		return;
+	}
+	empty_pipe(segment);
+	sheep_cluster_call_later(serving->cluster, &segment->call, 0);
 }
 
 /* Put a piece of @object, @offset bytes into it, at the tail of the queue. */
@@ -110,16 +159,18 @@ static void plan_piece(struct serving *serving, uint64_t object, uint32_t offset
 
 	*segment = (struct segment){
 		.length = length,
-		.buffer = serving->buffers[--serving->free_buffers],
+		.place = serving->free[--serving->free_count],
 		.object = object,
 	};
 	segment->call = (struct sheep_call){
 		.request = {.op = SHEEP_READ_OBJ, .offset = offset, .length = length},
-		.buffer = segment->buffer,
+		.buffer = segment->place->buffer,
 		.copies = inode->copies,
 		.done = call_done,
 		.owner = segment,
 	};
+	if (serving->is_pipe && length >= PIPED_MIN)
+		segment->call.pipe = pipe_of(segment->place);
 	ask_for(serving, segment, vid);
 }
 
@@ -127,10 +178,9 @@ static void plan_zeros(struct serving *serving, uint64_t length)
 {
 	struct segment *segment;
 
-	serving->has_sent_holes = true;
 	if (serving->count > 0) {
 		segment = segment_at(serving, serving->count - 1);
-		if (!segment->buffer) {
+		if (!segment->place) {
 			segment->length += length;
 			return;
 		}
@@ -152,7 +202,7 @@ static int plan(struct serving *serving)
 	uint32_t vid;
 	int error;
 
-	if (serving->count == SEGMENTS || serving->free_buffers == 0)
+	if (serving->count == SEGMENTS || serving->free_count == 0)
 		return -ENOBUFS;
 	error = sheep_image_find(serving->image, object, serving->since_ms, &vid, &run);
 	if (error < 0)
@@ -191,13 +241,17 @@ static int find_again(struct serving *serving, struct segment *segment)
 				   "object %" PRIu64 " of VDI %06" PRIx32
 				   " is not in the cluster",
 				   segment->object, vid);
+		if (segment->losses > LOSSES_MIN &&
+		    sheep_now_ms() - segment->lost_ms >
+			    sheep_cluster_errors_ms(serving->cluster))
+			return sheep_image_is_vanishing(serving->image) ? -ESTALE : -EIO;
 		ask_for(serving, segment, vid);
 		return 0;
 	}
-	memset(segment->buffer, 0, segment->length);
+	empty_pipe(segment);
+	memset(segment->place->buffer, 0, segment->length);
 	segment->call.got = segment->length;
 	segment->wanted = ASKED;
-	serving->has_sent_holes = true;
 	return 0;
 }
 
@@ -214,7 +268,7 @@ static int find_lost(struct serving *serving, int64_t *ret_next_ms)
 		struct segment *segment = segment_at(serving, i);
 		int error = 0;
 
-		if (!segment->buffer || segment->wanted != LOST)
+		if (!segment->place || segment->wanted != LOST)
 			continue;
 		if (segment->retry_ms <= now_ms)
 			error = find_again(serving, segment);
@@ -274,7 +328,7 @@ static int take_ask(struct serving *serving)
 
 static bool has_room(const struct serving *serving)
 {
-	return serving->count < SEGMENTS && serving->free_buffers > 0;
+	return serving->count < SEGMENTS && serving->free_count > 0;
 }
 
 /*
@@ -320,7 +374,7 @@ static ssize_t write_hole(struct serving *serving)
 
 /*
  * Collect the data at the head that can be written, up to the first byte that is not
- * there.  Returns how many parts it is in.
+ * there, or is in a pipe.  Returns how many parts it is in.
  */
 static int collect(struct serving *serving, struct iovec parts[PARTS])
 {
@@ -330,12 +384,12 @@ static int collect(struct serving *serving, struct iovec parts[PARTS])
 		struct segment *segment = segment_at(serving, i);
 		uint64_t got = segment->call.got;
 
-		if (!segment->buffer)
+		if (!segment->place || segment->sent < segment->call.piped)
 			break;
 		if (got > segment->sent)
-			parts[count++] = (struct iovec){.iov_base = segment->buffer +
-								    segment->sent,
-							.iov_len = got - segment->sent};
+			parts[count++] = (struct iovec){
+				.iov_base = segment->place->buffer + segment->sent,
+				.iov_len = got - segment->sent};
 		if (got < segment->length)
 			break;
 	}
@@ -355,11 +409,29 @@ static void advance(struct serving *serving, size_t written)
 		written -= part;
 		if (segment->sent < segment->length)
 			break;
-		if (segment->buffer)
-			serving->buffers[serving->free_buffers++] = segment->buffer;
+		if (segment->place)
+			serving->free[serving->free_count++] = segment->place;
 		serving->head = (serving->head + 1) % SEGMENTS;
 		serving->count--;
 	}
+}
+
+/*
+ * Write some of what is at the head.  Returns what write(2) does; 0 if nothing is there.
+ */
+static ssize_t write_head(struct serving *serving)
+{
+	const struct segment *segment = segment_at(serving, 0);
+	struct iovec parts[PARTS];
+	int count;
+
+	if (!segment->place)
+		return write_hole(serving);
+	if (segment->sent < segment->call.piped)
+		return splice(segment->place->pipe[0], NULL, STDOUT_FILENO, NULL,
+			      segment->call.piped - segment->sent, SPLICE_F_NONBLOCK);
+	count = collect(serving, parts);
+	return count > 0 ? writev(STDOUT_FILENO, parts, count) : 0;
 }
 
 /*
@@ -372,18 +444,10 @@ static ssize_t write_out(struct serving *serving)
 
 	serving->is_blocked = false;
 	while (serving->count > 0 && total < WRITE_AT_ONCE) {
-		struct iovec parts[PARTS];
-		ssize_t written;
+		ssize_t written = write_head(serving);
 
-		if (segment_at(serving, 0)->buffer) {
-			int count = collect(serving, parts);
-
-			if (count == 0)
-				break;
-			written = writev(STDOUT_FILENO, parts, count);
-		} else {
-			written = write_hole(serving);
-		}
+		if (written == 0)
+			break;
 		if (written < 0 && errno == EINTR)
 			continue;
 		/* However long it takes to read, the cluster has not been waited for. */
@@ -395,6 +459,7 @@ static ssize_t write_out(struct serving *serving)
 		if (written < 0)
 			return -errno;
 		advance(serving, written);
+		serving->has_sent = true;
 		total += written;
 	}
 	return total;
@@ -463,8 +528,11 @@ static int serve(struct serving *serving)
 		if (status != STORE_OK)
 			return status;
 	}
-	/* The index of a deleted image is zeros, which may be what was sent. */
-	return serving->has_sent_holes ? sheep_image_check(serving->image) : STORE_OK;
+	/*
+	 * The index of a deleted image is zeros, which may be what was sent; and where
+	 * numbers are used again (cluster format -R), another VDI has its objects.
+	 */
+	return serving->has_sent ? sheep_image_check(serving->image) : STORE_OK;
 }
 
 /* Make @fd non-blocking.  Returns its flags as they were, for set_flags(). */
@@ -484,30 +552,43 @@ static void set_flags(int fd, int flags)
 		(void)fcntl(fd, F_SETFL, flags);
 }
 
+static void free_serving(struct serving *serving)
+{
+	for (size_t i = 0; i < PLACES; i++) {
+		for (int end = 0; end < 2; end++)
+			if (serving->places[i].pipe[end] > 0)
+				close(serving->places[i].pipe[end]);
+	}
+	free(serving);
+}
+
 static int serve_image(struct sheep_image *image)
 {
 	struct serving *serving = calloc(1, sizeof(*serving));
-	char *memory = malloc((size_t)BUFFERS * PIECE_BYTES);
-	int flags[2] = {-1, -1};
-	int status = STORE_IO;
+	char *memory = malloc((size_t)PLACES * PIECE_BYTES);
+	int flags[2];
+	int status;
 
 	if (!serving || !memory) {
 		store_error("out of memory");
-	} else {
-		serving->image = image;
-		serving->cluster = sheep_image_cluster(image);
-		serving->asks.fd = STDIN_FILENO;
-		serving->is_pipe = pipe_enlarge(STDOUT_FILENO) > 0;
-		for (size_t i = 0; i < BUFFERS; i++)
-			serving->buffers[serving->free_buffers++] =
-				memory + i * PIECE_BYTES;
-		flags[0] = make_nonblocking(STDIN_FILENO);
-		flags[1] = make_nonblocking(STDOUT_FILENO);
-		status = serve(serving);
-		set_flags(STDIN_FILENO, flags[0]);
-		set_flags(STDOUT_FILENO, flags[1]);
+		free(serving);
+		free(memory);
+		return STORE_IO;
 	}
-	free(serving);
+	serving->image = image;
+	serving->cluster = sheep_image_cluster(image);
+	serving->asks.fd = STDIN_FILENO;
+	serving->is_pipe = pipe_enlarge(STDOUT_FILENO) > 0;
+	for (size_t i = 0; i < PLACES; i++) {
+		serving->places[i].buffer = memory + i * PIECE_BYTES;
+		serving->free[serving->free_count++] = &serving->places[i];
+	}
+	flags[0] = make_nonblocking(STDIN_FILENO);
+	flags[1] = make_nonblocking(STDOUT_FILENO);
+	status = serve(serving);
+	set_flags(STDIN_FILENO, flags[0]);
+	set_flags(STDOUT_FILENO, flags[1]);
+	free_serving(serving);
 	free(memory);
 	return status;
 }

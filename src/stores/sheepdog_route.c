@@ -12,6 +12,7 @@
 
 #define ANOTHER_MS 300 /* without a connection so long: try another gateway too */
 #define PAUSE_MS ((int64_t)30) /* before a gateway that failed is tried again */
+#define HOLDER_MS 50 /* to get ready, of one that holds an object; then: ask elsewhere */
 #define OPEN_MAX 8 /* gateways that are connected to */
 #define CONNECTIONS 6 /* in all, while there are fewer gateways */
 
@@ -55,7 +56,7 @@ static void move_away(struct sheep_cluster *cluster, struct sheep_gateway *gatew
 	struct sheep_call *call = entry->call;
 
 	entry->call = NULL;
-	if (!call || call == &gateway->proof)
+	if (!call || call->done == sheep_route_proof_done)
 		return;
 	cluster->sent--;
 	call->moves++;
@@ -112,24 +113,39 @@ void sheep_route_proof_done(struct sheep_call *call)
 	abort();
 }
 
+/*
+ * Make @call, of @gateway itself, that for @request.  Returns whether there was memory
+ * for it.
+ */
+static bool prepare(struct sheep_gateway *gateway, struct sheep_call *call,
+		    const struct sheep_request *request)
+{
+	void *buffer = realloc(call->buffer, request->length);
+
+	if (!buffer)
+		return false;
+	*call = (struct sheep_call){
+		.request = *request,
+		.buffer = buffer,
+		.whole = true,
+		.done = sheep_route_proof_done,
+		.owner = gateway,
+	};
+	return true;
+}
+
 /* Begin to connect to @gateway, which is idle. */
 static void try_gateway(struct sheep_cluster *cluster, struct sheep_gateway *gateway,
 			int64_t now_ms)
 {
-	const struct sheep_request *request = &cluster->proof->request;
+	static const struct sheep_request hello = {.op = SHEEP_GET_NODE_LIST,
+						   .length = SHEEP_NODE_LIST_BYTES};
 	int error;
 
-	if (!gateway->proof.buffer) {
-		gateway->proof.buffer = malloc(request->length);
-		if (!gateway->proof.buffer)
-			return;
-	}
-	gateway->proof.request = *request;
-	gateway->proof.whole = true;
-	gateway->proof.done = sheep_route_proof_done;
-	gateway->proof.owner = gateway;
-	gateway->proof.tries = 0;
-	gateway->proof.not_before_ms = 0;
+	if (!prepare(gateway, &gateway->proof, &cluster->proof->request) ||
+	    !prepare(gateway, &gateway->hello, &hello))
+		return;
+	gateway->nodes_hash = 0;
 	gateway->tried_ms = now_ms;
 	gateway->state = SHEEP_PROVING;
 	error = sheep_gateway_open(gateway, 0, now_ms);
@@ -173,13 +189,20 @@ static bool is_better(const struct sheep_gateway *gateway,
 	return !than || sheep_gateway_load(gateway) < sheep_gateway_load(than);
 }
 
-/* The least busy gateway that holds the object of @call, or NULL. */
+/*
+ * The least busy gateway that holds the object of @call, or NULL.  If one of them is
+ * about to be ready, it is worth waiting for till *@ret_wait_ms: any other one would have
+ * to ask a holder itself, and not all of them may live.
+ */
 static struct sheep_gateway *choose_holder(struct sheep_cluster *cluster,
-					   const struct sheep_call *call, int64_t now_ms)
+					   const struct sheep_call *call, int64_t now_ms,
+					   int64_t *ret_wait_ms)
 {
 	uint16_t nodes[SHEEP_PLACES_MAX];
 	struct sheep_gateway *best = NULL;
 	size_t count;
+
+	*ret_wait_ms = 0;
 
 	if (!cluster->place || call->request.op != SHEEP_READ_OBJ)
 		return NULL;
@@ -196,6 +219,9 @@ static struct sheep_gateway *choose_holder(struct sheep_cluster *cluster,
 		if (gateway->state == SHEEP_READY && !gateway->is_suspect &&
 		    is_better(gateway, best))
 			best = gateway;
+		if (gateway->state == SHEEP_PROVING &&
+		    now_ms - gateway->tried_ms < HOLDER_MS)
+			*ret_wait_ms = gateway->tried_ms + HOLDER_MS;
 	}
 	return best;
 }
@@ -203,10 +229,13 @@ static struct sheep_gateway *choose_holder(struct sheep_cluster *cluster,
 static struct sheep_gateway *choose_gateway(struct sheep_cluster *cluster,
 					    const struct sheep_call *call, int64_t now_ms)
 {
-	struct sheep_gateway *best = choose_holder(cluster, call, now_ms);
+	int64_t wait_ms;
+	struct sheep_gateway *best = choose_holder(cluster, call, now_ms, &wait_ms);
 	struct sheep_gateway *last = NULL;
 
-	if (best)
+	if (!best && wait_ms > 0 && wait_ms < cluster->hold_ms)
+		cluster->hold_ms = wait_ms;
+	if (best || wait_ms > 0)
 		return best;
 	for (size_t i = 0; i < cluster->gateways.count; i++) {
 		struct sheep_gateway *gateway = cluster->gateways.all[i];
@@ -246,6 +275,7 @@ static int64_t send_pending(struct sheep_cluster *cluster, int64_t now_ms)
 	int64_t next_ms = INT64_MAX;
 	struct sheep_call *call;
 
+	cluster->hold_ms = INT64_MAX;
 	if (!pending.first)
 		return next_ms;
 	sheep_calls_init(&cluster->pending);
@@ -256,17 +286,36 @@ static int64_t send_pending(struct sheep_cluster *cluster, int64_t now_ms)
 			next_ms = call->not_before_ms;
 		sheep_calls_put(&cluster->pending, call);
 	}
-	return next_ms;
+	return next_ms < cluster->hold_ms ? next_ms : cluster->hold_ms;
 }
 
+/* Whether @call is under way on @conn. */
+static bool is_sent(const struct sheep_conn *conn, const struct sheep_call *call)
+{
+	for (size_t i = 0; i < conn->count; i++)
+		if (conn->entries[i].call == call)
+			return true;
+	return conn->in_answer && conn->current.call == call;
+}
+
+/*
+ * Send what @gateway has to prove itself with: its hello, and the proof if that may not
+ * be needed.
+ */
 static void send_proof(struct sheep_cluster *cluster, struct sheep_gateway *gateway,
 		       int64_t now_ms)
 {
 	struct sheep_conn *conn = gateway->conns[0];
+	bool has_hello = cluster->proof->request.op != SHEEP_GET_NODE_LIST;
 
-	if (gateway->state == SHEEP_PROVING && conn->fd >= 0 && !conn->connecting &&
-	    conn->count == 0 && !conn->in_answer &&
-	    gateway->proof.not_before_ms <= now_ms)
+	if (gateway->state != SHEEP_PROVING || conn->fd < 0 || conn->connecting)
+		return;
+	if (has_hello && gateway->nodes_hash == 0 && !is_sent(conn, &gateway->hello) &&
+	    gateway->hello.not_before_ms <= now_ms)
+		sheep_conn_send(conn, &gateway->hello, ++cluster->last_id, now_ms);
+	if (has_hello && gateway->nodes_hash == 0 && cluster->nodes_hash != 0)
+		return;
+	if (!is_sent(conn, &gateway->proof) && gateway->proof.not_before_ms <= now_ms)
 		sheep_conn_send(conn, &gateway->proof, ++cluster->last_id, now_ms);
 }
 
@@ -337,10 +386,17 @@ static void check_conn(struct sheep_cluster *cluster, struct sheep_gateway *gate
 		now_ms - (oldest_ms > conn->heard_ms ? oldest_ms : conn->heard_ms);
 	bool is_alone;
 
-	if (oldest_ms < INT64_MAX && silent_ms > cluster->hedge_ms) {
-		if (!gateway->is_suspect)
-			note(cluster, gateway, -ETIMEDOUT);
+	if (oldest_ms < INT64_MAX && silent_ms > cluster->hedge_ms &&
+	    !gateway->is_suspect) {
+		note(cluster, gateway, -ETIMEDOUT);
 		gateway->is_suspect = true;
+		/*
+		 * It may be some other node that it waits for itself: if it answers this,
+		 * it is well.
+		 */
+		if (!is_sent(conn, &gateway->hello))
+			sheep_conn_send(conn, &gateway->hello, ++cluster->last_id,
+					now_ms);
 	}
 	is_alone = !has_other(cluster, gateway);
 	/* Without another one, all that is left to try is another connection. */
@@ -398,6 +454,7 @@ void sheep_cluster_learn(struct sheep_cluster *cluster, const struct sheep_call 
 		cluster->place = place;
 		free(cluster->node_gateways);
 		cluster->node_gateways = gateways;
+		cluster->nodes_hash = sheep_nodes_hash(call);
 		gateways = NULL;
 	}
 	free(gateways);
@@ -415,4 +472,45 @@ void sheep_cluster_spread(struct sheep_cluster *cluster)
 		    count_open(cluster) < OPEN_MAX)
 			try_gateway(cluster, gateway, now_ms);
 	}
+}
+
+/* See whether @gateway is known to be one of the cluster by the nodes that it knows. */
+static void check_nodes(struct sheep_cluster *cluster, struct sheep_gateway *gateway)
+{
+	if (gateway->state == SHEEP_PROVING && gateway->hello.answer.nodes > 0 &&
+	    gateway->nodes_hash == cluster->nodes_hash && cluster->was_ready) {
+		gateway->state = SHEEP_READY;
+		gateway->failures = 0;
+	}
+}
+
+void sheep_route_ready(struct sheep_cluster *cluster, struct sheep_gateway *gateway)
+{
+	gateway->state = SHEEP_READY;
+	gateway->failures = 0;
+	cluster->was_ready = true;
+	if (gateway->nodes_hash != 0 && gateway->nodes_hash != cluster->nodes_hash)
+		sheep_cluster_learn(cluster, &gateway->hello);
+	for (size_t i = 0; i < cluster->gateways.count; i++)
+		check_nodes(cluster, cluster->gateways.all[i]);
+}
+
+void sheep_route_hello(struct sheep_cluster *cluster, struct sheep_gateway *gateway)
+{
+	const struct sheep_call *hello = &gateway->hello;
+	uint32_t count = hello->answer.result == SHEEP_SUCCESS ? hello->answer.nodes : 0;
+	struct sheep_node node;
+
+	gateway->nodes_hash = sheep_nodes_hash(hello);
+	if (gateway->state == SHEEP_READY) {
+		sheep_route_ready(cluster, gateway);
+		return;
+	}
+	if (gateway->state != SHEEP_PROVING)
+		return;
+	/* They can be tried if this one does not prove itself soon. */
+	for (uint32_t i = 0; i < count && !cluster->was_ready; i++)
+		if (sheep_node_decode(hello->buffer, &hello->answer, i, &node) == 0)
+			(void)sheep_gateways_of_node(&cluster->gateways, &node);
+	check_nodes(cluster, gateway);
 }

@@ -280,6 +280,19 @@ uint32_t sheep_array_entry(const uint8_t *index, size_t entry)
 	return get32(index + entry * 4);
 }
 
+size_t sheep_array_owned(const uint8_t *index, size_t count)
+{
+	size_t owned = 0;
+
+	for (size_t i = 0; i < count; i++) {
+		uint32_t entry;
+
+		memcpy(&entry, index + i * 4, sizeof(entry));
+		owned += entry != 0;
+	}
+	return owned;
+}
+
 static int decode_tree_head(const uint8_t *bytes, struct sheep_tree_head *ret_head)
 {
 	uint16_t depth = get16(bytes + 2);

@@ -314,14 +314,14 @@ def list_all(way):
     return taken
 
 
-def random_reads(way, jobs):
+def random_reads(way, jobs, flags=(), check=True):
     need("fio", "fio")
     done = subprocess.run(
         ["fio", "--name=random", "--filename=%s" % way.path(), "--readonly", "--rw=randread",
          "--bs=4k", "--direct=1", "--ioengine=psync", "--thread", "--numjobs=%d" % jobs,
          "--group_reporting", "--time_based", "--runtime=%d" % FIO_SECONDS, "--invalidate=0",
-         "--output-format=json"],
-        capture_output=True, text=True, check=True, timeout=LIMIT, cwd=way.bench.folder)
+         "--output-format=json", *flags],
+        capture_output=True, text=True, check=check, timeout=LIMIT, cwd=way.bench.folder)
     return json.loads(done.stdout[done.stdout.index("{"):])["jobs"][0]["read"]["iops"]
 
 
@@ -371,6 +371,8 @@ def make_image(path, size):
 
 
 class Bench:
+    room = 2.2  # that is needed, in sizes of the image
+
     def __init__(self, args, folder):
         self.build = args.build.resolve()
         self.rounds = args.rounds
@@ -397,6 +399,10 @@ class Bench:
             path.unlink()
         with contextlib.suppress(OSError):
             (self.folder / which).rmdir()
+
+    def close(self):
+        for which in list(self.sets):
+            self.forget_set(which)
 
     def run_row(self, row):
         """Measure a row: {"imagefs": [figure], "peer": [figure], "ratio": [times]}."""
@@ -494,8 +500,8 @@ def parse_size(text):
     return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2].upper()]
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+def parse_args(description):
+    parser = argparse.ArgumentParser(description=description.split("\n", 1)[0])
     parser.add_argument("--rows", default="", metavar="PATTERN", type=re.compile,
                         help="only rows whose name this regular expression is in")
     parser.add_argument("--list", action="store_true", help="print the names of the rows")
@@ -514,8 +520,9 @@ def end(number, frame):
     raise SystemExit(128 + number)
 
 
-def main():
-    args = parse_args()
+def main(all_rows=all_rows, bench_class=Bench, description=__doc__):
+    """Measure the rows of all_rows() with a bench of @bench_class."""
+    args = parse_args(description)
     rows = [row for row in all_rows() if re.search(args.rows, row.name)]
     if args.list or not rows:
         print("\n".join(row.name for row in rows) or "no such row")
@@ -525,7 +532,7 @@ def main():
             need("gnuplot", "gnuplot-nox")
         except Missing as error:
             raise SystemExit("run.py: --picture needs %s" % error) from None
-    if shutil.disk_usage(args.source_dir).free < 2.2 * args.size:
+    if shutil.disk_usage(args.source_dir).free < bench_class.room * args.size:
         raise SystemExit("run.py: not enough room in %s (see --size, --source-dir)"
                          % args.source_dir)
     signal.signal(signal.SIGTERM, end)
@@ -533,13 +540,16 @@ def main():
     about = machine()
     results = []
     with tempfile.TemporaryDirectory(prefix="imagefs-bench-", dir=args.source_dir) as folder:
-        bench = Bench(args, Path(folder))
+        bench = bench_class(args, Path(folder))
         print_head()
-        for row in rows:
-            for other in set(bench.sets) - {row.set}:
-                bench.forget_set(other)
-            results.append(bench.run_row(row))
-            print_row(results[-1])
+        try:
+            for row in rows:
+                for other in set(bench.sets) - {row.set}:
+                    bench.forget_set(other)
+                results.append(bench.run_row(row))
+                print_row(results[-1])
+        finally:
+            bench.close()
     if args.json:
         args.json.write_text(json.dumps(
             {"machine": about, "size": args.size, "rounds": args.rounds, "rows": results},

@@ -5,6 +5,7 @@
         cluster.dog("vdi", "create", "alpha", "1G")
         cluster.kill(1)
         cluster.restart(1)
+        cluster.add()
 
 Sheep of the `local` driver, each with a folder, a zone and a port of loopback of its own;
 nothing is shared with another cluster, and nothing is left when it ends.
@@ -46,13 +47,13 @@ def find(program):
     return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin")
 
 
-def free_port():
+def free_port(host=HOST):
     """A port that nobody listens on, below those that the kernel hands to clients."""
     while True:
         port = random.randrange(10000, 32000)
-        with socket.socket() as probe:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             try:
-                probe.bind((HOST, port))
+                probe.bind((host, port))
             except OSError:
                 continue
             return port
@@ -60,9 +61,12 @@ def free_port():
 
 class Cluster:
     """@copies is what `dog cluster format -c` takes: "2", or "2:1" for erasure code.
-    Without @formatted the cluster is left as it starts, waiting for that."""
+    Without @formatted the cluster is left as it starts, waiting for that.  @host is an
+    address of this machine, loopback or not."""
 
-    def __init__(self, nodes=3, copies=2, folder=None, format_arguments=(), formatted=True):
+    def __init__(self, nodes=3, copies=2, folder=None, format_arguments=(), formatted=True,
+                 host=HOST):
+        self.host = host
         parent = folder or ("/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
         self.folder = Path(tempfile.mkdtemp(prefix="sheepdog.", dir=parent))
         self.count = nodes
@@ -113,6 +117,15 @@ class Cluster:
     def resume(self, node):
         self.sheep[node].send_signal(signal.SIGCONT)
 
+    def add(self):
+        """Have one more node join; its number."""
+        self.ports.append(None)
+        self.sheep.append(None)
+        self.count += 1
+        self._start_new(self.count - 1)
+        self.wait_running()
+        return self.count - 1
+
     def restart(self, node):
         """Start a node that was killed again, with its port and what it has stored."""
         # Sheep that start at the same time can fall over one another's locks in /tmp.
@@ -137,12 +150,13 @@ class Cluster:
         return f"{scheme}://{self.address(node)}/"
 
     def address(self, node=0):
-        return f"{HOST}:{self.ports[node]}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.ports[node]}"
 
     def environment(self, node=0):
         """Variables that lead dog to @node, and whoever asks to all of them."""
         return {
-            "SHEEPDOG_DOG_ADDR": HOST,
+            "SHEEPDOG_DOG_ADDR": self.host,
             "SHEEPDOG_DOG_PORT": str(self.ports[node]),
             "SHEEPDOG_NODES": ",".join(self.address(each) for each in range(self.count)),
         }
@@ -150,7 +164,8 @@ class Cluster:
     def dog_command(self, command, subcommand, *arguments, node=0):
         """The argument list of a dog that talks to @node."""
         port = str(self.ports[node])
-        return [find("dog"), command, subcommand, "-a", HOST, "-p", port, *map(str, arguments)]
+        return [find("dog"), command, subcommand, "-a", self.host, "-p", port,
+                *map(str, arguments)]
 
     def dog(self, command, subcommand, *arguments, node=0, check=True, **options):
         """Run dog and return what it did (subprocess.CompletedProcess, bytes)."""
@@ -175,7 +190,7 @@ class Cluster:
 
     def _start_new(self, node):
         for _ in range(TRIES):
-            self.ports[node] = free_port()
+            self.ports[node] = free_port(self.host)
             if self._start(node):
                 return
             shutil.rmtree(self.folder / f"node{node}", ignore_errors=True)
@@ -187,7 +202,7 @@ class Cluster:
         store.mkdir(exist_ok=True)
         command = [find("sheep"), "-f", "-n", "-c", f"local:{self.folder}/queue", "-z", str(node)]
         # Logging to standard output saves a logger process, which would outlive its sheep.
-        command += ["-b", HOST, "-y", HOST, "-l", "dst=stdout"]
+        command += ["-b", self.host, "-y", self.host, "-l", "dst=stdout"]
         command += ["-p", str(self.ports[node]), str(store)]
         with open(self.folder / f"node{node}.log", "ab") as output:
             self.sheep[node] = subprocess.Popen(
@@ -217,7 +232,7 @@ class Cluster:
             timeout=LIMIT,
             check=False,
         )
-        return run.returncode == 0 and self.address(node).encode() in run.stdout
+        return run.returncode == 0 and b":%d" % self.ports[node] in run.stdout
 
     def _alive(self):
         return next(node for node, sheep in enumerate(self.sheep) if sheep is not None)
