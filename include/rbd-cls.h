@@ -54,12 +54,15 @@ struct cls_call *cls_op_add_string(struct cls_op *op, const char *method,
 				   const char *text, bool may_fail);
 
 /*
- * Make the calls on @object of @pool.  When that is done, or has failed, op->work is, whose
- * fields the caller has set.
+ * Begin to make the calls on @object of @pool.  When that is done, or has failed, op->work
+ * is, whose fields the caller has set; or, if it has set none, cls_op_wait() returns.
  */
 void cls_op_send(struct cls_op *op, rados_ioctx_t pool, const char *object);
 
-/* The same, and wait.  Returns op->result. */
+/* Wait till an op without work is done.  Returns op->result. */
+int cls_op_wait(struct cls_op *op);
+
+/* Make the calls, and wait.  Returns op->result. */
 int cls_op_run(struct cls_op *op, rados_ioctx_t pool, const char *object);
 
 #endif

@@ -11,6 +11,7 @@
 #ifndef IMAGEFS_RBD_IMAGE_H
 #define IMAGEFS_RBD_IMAGE_H
 
+#include <pthread.h>
 #include <rados/librados.h>
 #include <rbd/librbd.h>
 #include <stdbool.h>
@@ -40,6 +41,7 @@ struct ceph_image {
 	struct ceph_layers layers;
 	bool is_direct; /* its objects may be read by librados */
 	rados_ioctx_t data; /* the pool that they are in, at the snapshot */
+	pthread_mutex_t librbd_lock; /* guards what follows */
 	rbd_image_t librbd; /* NULL until it is needed */
 };
 
@@ -57,7 +59,9 @@ void ceph_image_close(struct ceph_image *image);
  */
 int ceph_image_refresh(struct ceph_image *image);
 
-/* Open it with librbd, if it is not; blocks.  Returns 0 or a negative errno. */
+/*
+ * Open it with librbd, if it is not; blocks.  On any thread.  Returns 0 or a negative errno.
+ */
 int ceph_image_librbd(struct ceph_image *image);
 
 /* Say that this version is gone.  Returns STORE_GONE. */

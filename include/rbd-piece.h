@@ -9,27 +9,21 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "rbd-done.h"
 #include "rbd-image.h"
 
 #define CEPH_PIECE_BYTES ((size_t)1 << 20) /* at most */
 
 struct ceph_piece {
-	struct ceph_work work;
 	struct ceph_image *image;
 	uint64_t offset; /* in the image */
 	size_t length;
 	char *buffer; /* of @length */
-	void (*finish)(struct ceph_piece *piece); /* the results are set then */
-	void *owner; /* whatever @finish needs */
 
-	bool is_under_way;
 	int error; /* 0 or a negative errno */
 	bool is_void; /* nothing, or only zeros, came for a part of it */
-	int64_t done_ns;
+	int64_t done_ns; /* it was done then; 0: that is not known */
 
-	int64_t result; /* of the read that is under way: bytes, or a negative errno */
-	rados_completion_t completion;
+	rados_completion_t completion; /* either is under way, or none */
 	rbd_completion_t librbd;
 };
 
@@ -40,13 +34,16 @@ struct ceph_piece {
 size_t ceph_piece_limit(const struct ceph_image *image, uint64_t offset);
 
 /*
- * Begin to read @piece, all up to @owner being set, and work.done; @is_inherited if it
- * is known that its object is not there and the parent has to be asked.  Opens the image
- * with librbd if need be, which blocks.  Calls @finish from ceph_done_run().
+ * Begin to read @piece, whose first four fields are set; @of_parent if its object is not
+ * there and the parent's is to be read.  Opens the image with librbd if need be, which
+ * blocks.  ceph_piece_wait() is to be called.
  */
-void ceph_piece_read(struct ceph_piece *piece, bool is_inherited);
+void ceph_piece_begin(struct ceph_piece *piece, bool of_parent);
 
-/* Have it end soon if it can; it is finished nevertheless. */
-void ceph_piece_cancel(struct ceph_piece *piece);
+/* Note when it was done, if it is.  Does not block. */
+void ceph_piece_look(struct ceph_piece *piece);
+
+/* Wait till it is done; the results are set then. */
+void ceph_piece_wait(struct ceph_piece *piece);
 
 #endif

@@ -70,12 +70,24 @@ static void completed(rados_completion_t completion, void *context)
 
 void cls_op_send(struct cls_op *op, rados_ioctx_t pool, const char *object)
 {
-	op->result = rados_aio_create_completion2(op, completed, &op->completion);
+	bool has_work = op->work.finish != NULL;
+
+	op->result = rados_aio_create_completion2(op, has_work ? completed : NULL,
+						  &op->completion);
 	if (op->result == 0)
 		op->result = rados_aio_read_op_operate(op->op, pool, op->completion,
 						       object, 0);
-	if (op->result < 0)
+	if (op->result < 0 && has_work)
 		ceph_done_put(&op->work);
+}
+
+int cls_op_wait(struct cls_op *op)
+{
+	if (op->result < 0)
+		return op->result;
+	rados_aio_wait_for_complete(op->completion);
+	op->result = rados_aio_get_return_value(op->completion);
+	return op->result;
 }
 
 int cls_op_run(struct cls_op *op, rados_ioctx_t pool, const char *object)

@@ -64,19 +64,15 @@ static int print_diff(struct ceph_image *image)
 static int check(struct ceph_image *image)
 {
 	int64_t since_ns = ceph_now_ns();
-	struct ceph_guard guard;
-	struct ceph_done done;
+	struct ceph_guard *guard;
+	int error = ceph_guard_new(image, &guard);
+	int status;
 
-	if (ceph_done_init(&done) < 0) {
-		store_error("out of descriptors");
-		return STORE_AGAIN;
-	}
-	ceph_guard_init(&guard, image, &done);
-	while (guard.status == STORE_OK && !ceph_guard_allows(&guard, since_ns, true))
-		ceph_guard_wait(&guard);
-	ceph_guard_fini(&guard);
-	ceph_done_fini(&done);
-	return guard.status;
+	if (error < 0)
+		return ceph_image_fail(image, "cannot look after the image", error);
+	status = ceph_guard_wait(guard, since_ns, true);
+	ceph_guard_free(guard);
+	return status;
 }
 
 int ceph_extents(const char *uri, const char *id)

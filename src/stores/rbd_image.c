@@ -160,7 +160,7 @@ static void unload(struct ceph_image *image)
 
 int ceph_image_open(const char *uri, const char *id, struct ceph_image *ret_image)
 {
-	struct ceph_image image = {0};
+	struct ceph_image image = {.librbd_lock = PTHREAD_MUTEX_INITIALIZER};
 	int status = ceph_cluster_init(&image.cluster, uri);
 	int error;
 
@@ -199,7 +199,7 @@ int ceph_image_refresh(struct ceph_image *image)
 			 : STORE_OK;
 }
 
-int ceph_image_librbd(struct ceph_image *image)
+static int open_librbd(struct ceph_image *image)
 {
 	int error;
 
@@ -207,10 +207,24 @@ int ceph_image_librbd(struct ceph_image *image)
 		return 0;
 	error = rbd_open_by_id_read_only(image->cluster.pool, image->id, &image->librbd,
 					 NULL);
-	if (error < 0) {
+	if (error < 0)
 		image->librbd = NULL;
+	if (error < 0 || image->snap == CEPH_HEAD)
 		return error;
+	error = rbd_snap_set_by_id(image->librbd, image->snap);
+	if (error < 0) {
+		(void)rbd_close(image->librbd);
+		image->librbd = NULL;
 	}
-	return image->snap == CEPH_HEAD ? 0
-					: rbd_snap_set_by_id(image->librbd, image->snap);
+	return error;
+}
+
+int ceph_image_librbd(struct ceph_image *image)
+{
+	int error;
+
+	pthread_mutex_lock(&image->librbd_lock);
+	error = open_librbd(image);
+	pthread_mutex_unlock(&image->librbd_lock);
+	return error;
 }
