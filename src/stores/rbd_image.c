@@ -10,11 +10,12 @@
 #include "rbd-image.h"
 #include "serve.h"
 
-/* With any other feature it is librbd that has to know what to do. */
+/* With any other feature, or more than one stripe, librbd has to know what to do. */
 #define DIRECT_FEATURES                                                               \
-	(RBD_FEATURE_LAYERING | RBD_FEATURE_EXCLUSIVE_LOCK | RBD_FEATURE_OBJECT_MAP | \
-	 RBD_FEATURE_FAST_DIFF | RBD_FEATURE_DEEP_FLATTEN | RBD_FEATURE_JOURNALING |  \
-	 RBD_FEATURE_DATA_POOL | RBD_FEATURE_OPERATIONS | RBD_FEATURE_NON_PRIMARY)
+	(RBD_FEATURE_LAYERING | RBD_FEATURE_STRIPINGV2 | RBD_FEATURE_EXCLUSIVE_LOCK | \
+	 RBD_FEATURE_OBJECT_MAP | RBD_FEATURE_FAST_DIFF | RBD_FEATURE_DEEP_FLATTEN |  \
+	 RBD_FEATURE_JOURNALING | RBD_FEATURE_DATA_POOL | RBD_FEATURE_OPERATIONS |    \
+	 RBD_FEATURE_NON_PRIMARY)
 
 void ceph_id_format(const char *image, uint64_t snap, char ret_id[CEPH_ID_BYTES])
 {

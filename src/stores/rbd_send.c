@@ -128,11 +128,14 @@ static void send_zeros(struct sending *sending, const struct ceph_segment *segme
 static void await(struct sending *sending, struct ceph_piece *piece)
 {
 	ceph_piece_wait(piece);
-	if (piece->error < 0) {
+	/* That the version is gone may be why, and says more. */
+	if (piece->error < 0 && piece->error != -ETIMEDOUT)
+		sending->status = ceph_guard_wait(*sending->guard, piece->done_ns, true);
+	if (piece->error < 0 && sending->status == STORE_OK)
 		sending->status =
 			ceph_image_fail(piece->image, "cannot read", piece->error);
+	if (sending->status != STORE_OK)
 		return;
-	}
 	if (ceph_guard_knows(*sending->guard, piece->done_ns, piece->is_void))
 		return;
 	/* One check does for all that is there before it begins. */
