@@ -2,7 +2,7 @@
 /*
  * rbd-cluster - a connection to a Ceph cluster and to one of its pools.
  *
- * Every wait ends: the time-outs that Ceph leaves without a limit are set to a third of
+ * Every wait ends: the time-outs that Ceph leaves without a limit are set to a fifth of
  * IMAGEFS_STALL_MS, unless the URI or the user's own configuration says otherwise.  Then
  * whoever waits is told before the daemon's patience is at its end, and what was asked
  * can be asked again.

@@ -67,7 +67,10 @@ int ceph_image_librbd(struct ceph_image *image);
 /* Say that this version is gone.  Returns STORE_GONE. */
 int ceph_image_gone(const struct ceph_image *image);
 
-/* Say that @what failed with @error.  Returns the status to exit with. */
+/*
+ * Say that one cannot @what the image, because of @error, a negative errno.
+ * Returns the status to exit with.
+ */
 int ceph_image_fail(const struct ceph_image *image, const char *what, int error);
 
 #endif

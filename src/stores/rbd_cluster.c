@@ -7,7 +7,6 @@
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <rbd/librbd.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +19,7 @@
 #include "serve.h"
 
 #define STALL_MS 30000 /* if nobody says */
+#define STALL_SHARE 5 /* one operation has a fifth of it */
 #define VALUE_MAX 4096
 
 int ceph_status(int error)
@@ -93,7 +93,7 @@ static void set_timeouts(const struct ceph_cluster *cluster)
 		{"rados_mon_op_timeout", 0},
 		{"client_mount_timeout", 300},
 	};
-	uint64_t seconds = MAX(ceph_stall_ms() / 3000, (uint64_t)1);
+	uint64_t seconds = MAX(ceph_stall_ms() / 1000 / STALL_SHARE, (uint64_t)1);
 	const char *wanted = cluster->uri.timeout;
 	char value[24];
 
@@ -218,17 +218,30 @@ static int check_fsid(const struct ceph_cluster *cluster)
  */
 static int check_space(const struct ceph_cluster *cluster)
 {
-	bool is_there = true;
-	int error = 0;
+	CLEANUP(freep) char *key = NULL;
+	rados_read_op_t op = rados_create_read_op();
+	rados_omap_iter_t found = NULL;
+	bool is_there = false;
+	int result = 0;
+	int error = asprintf(&key, "name_%s", cluster->uri.space);
 
-	if (*cluster->uri.space)
-		error = rbd_namespace_exists(cluster->pool, cluster->uri.space,
-					     &is_there);
-	if (error < 0 && error != -EPERM) {
-		store_error("cannot look for the namespace: %s", strerror(-error));
-		return ceph_status(error);
+	if (error >= 0) {
+		size_t size = strlen(key);
+
+		rados_read_op_omap_get_vals_by_keys2(op, (const char *const *)&key, 1,
+						     &size, &found, &result);
+		error = rados_read_op_operate(op, cluster->pool, "rbd_namespace", 0);
+		is_there = error == 0 && result == 0 && rados_omap_iter_size(found) > 0;
 	}
-	return is_there ? STORE_OK : STORE_GONE;
+	if (found)
+		rados_omap_get_end(found);
+	rados_release_read_op(op);
+	if (is_there || error == -EPERM || error == -EACCES)
+		return STORE_OK;
+	if (error == 0 || error == -ENOENT)
+		return STORE_GONE;
+	store_error("cannot look for the namespace: %s", strerror(-error));
+	return ceph_status(error);
 }
 
 static int open_pool(struct ceph_cluster *cluster)
@@ -242,7 +255,7 @@ static int open_pool(struct ceph_cluster *cluster)
 		store_error("cannot open the pool: %s", strerror(-error));
 		return ceph_status(error);
 	}
-	status = check_space(cluster);
+	status = *cluster->uri.space ? check_space(cluster) : STORE_OK;
 	rados_ioctx_set_namespace(cluster->pool, cluster->uri.space);
 	return status;
 }

@@ -69,7 +69,7 @@ static int check(struct ceph_image *image)
 	int status;
 
 	if (error < 0)
-		return ceph_image_fail(image, "cannot look after the image", error);
+		return ceph_image_fail(image, "look after", error);
 	status = ceph_guard_wait(guard, since_ns, true);
 	ceph_guard_free(guard);
 	return status;
@@ -88,7 +88,7 @@ int ceph_extents(const char *uri, const char *id)
 	else
 		error = print_diff(&image);
 	if (error < 0)
-		status = ceph_image_fail(&image, "cannot find the holes", error);
+		status = ceph_image_fail(&image, "find the holes of", error);
 	else
 		status = check(&image);
 	ceph_image_close(&image);

@@ -161,7 +161,7 @@ static int tell(const struct ceph_guard *guard, int error)
 			    image->id);
 		return STORE_GONE;
 	default:
-		return ceph_image_fail(image, "cannot look after the image", error);
+		return ceph_image_fail(image, "look after", error);
 	}
 }
 

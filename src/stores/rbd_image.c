@@ -65,7 +65,8 @@ int ceph_image_fail(const struct ceph_image *image, const char *what, int error)
 {
 	if (error == -ENOENT)
 		return ceph_image_gone(image);
-	store_error("%s of %s: %s", what, image->id, strerror(-error));
+	store_error("cannot %s the image with the id %s: %s", what, image->id,
+		    strerror(-error));
 	return ceph_status(error);
 }
 
@@ -173,7 +174,7 @@ int ceph_image_open(const char *uri, const char *id, struct ceph_image *ret_imag
 	} else if (status == STORE_OK) {
 		error = load(&image);
 		if (error < 0)
-			status = ceph_image_fail(&image, "cannot open the image", error);
+			status = ceph_image_fail(&image, "open", error);
 	} else {
 		return status;
 	}
@@ -196,8 +197,7 @@ int ceph_image_refresh(struct ceph_image *image)
 
 	unload(image);
 	error = load(image);
-	return error < 0 ? ceph_image_fail(image, "cannot open the image", error)
-			 : STORE_OK;
+	return error < 0 ? ceph_image_fail(image, "open", error) : STORE_OK;
 }
 
 static int open_librbd(struct ceph_image *image)

@@ -94,7 +94,7 @@ static int look_beyond(struct serving *serving, const struct ask *ask)
 		return status;
 	error = ceph_guard_new(image, &serving->guard);
 	if (error < 0)
-		return ceph_image_fail(image, "cannot look after the image", error);
+		return ceph_image_fail(image, "look after", error);
 	if (ask->offset + ask->length <= image->header.size)
 		return STORE_OK;
 	store_error("the image with the id %s has %" PRIu64 " bytes now", image->id,
@@ -169,7 +169,7 @@ static int serve(struct serving *serving)
 	int error = pthread_create(&thread, NULL, take_asks, serving);
 
 	if (error)
-		return ceph_image_fail(serving->image, "cannot start a thread", -error);
+		return ceph_image_fail(serving->image, "start a thread for", -error);
 	status = ceph_send(serving->queue, &serving->guard);
 	ceph_queue_stop(serving->queue);
 	pthread_join(thread, NULL);
@@ -188,8 +188,7 @@ static int serve_image(struct ceph_image *image)
 		error = ceph_guard_new(image, &serving.guard);
 	if (flags >= 0)
 		(void)fcntl(STDIN_FILENO, F_SETFL, flags | O_NONBLOCK);
-	status = error < 0 ? ceph_image_fail(image, "cannot read", error)
-			   : serve(&serving);
+	status = error < 0 ? ceph_image_fail(image, "read", error) : serve(&serving);
 	if (flags >= 0)
 		(void)fcntl(STDIN_FILENO, F_SETFL, flags);
 	ceph_queue_free(serving.queue);

@@ -132,8 +132,7 @@ static void await(struct sending *sending, struct ceph_piece *piece)
 	if (piece->error < 0 && piece->error != -ETIMEDOUT)
 		sending->status = ceph_guard_wait(*sending->guard, piece->done_ns, true);
 	if (piece->error < 0 && sending->status == STORE_OK)
-		sending->status =
-			ceph_image_fail(piece->image, "cannot read", piece->error);
+		sending->status = ceph_image_fail(piece->image, "read", piece->error);
 	if (sending->status != STORE_OK)
 		return;
 	if (ceph_guard_knows(*sending->guard, piece->done_ns, piece->is_void))

@@ -66,6 +66,8 @@ osd pool default min size = 1
 osd pool default pg autoscale mode = off
 osd crush chooseleaf type = 0
 mon allow pool size one = true
+# An OSD that was frozen for longer may take itself to be unreadable for good.
+osd heartbeat grace = 3600
 # These two make what changes in the cluster known at once.
 paxos propose interval = 0.05
 paxos min wait = 0.01

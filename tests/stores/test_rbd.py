@@ -3,11 +3,13 @@
 
 import array
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import termios
 import time
@@ -76,6 +78,23 @@ class Space:
             "/usr/bin/python3", "-c", PRELUDE + code, self.name, input=data, **options
         ).stdout
 
+    def empty(self):
+        """Remove all images: those of clones first, which are in the way of others."""
+        self.script(
+            "names = pool.list(io)\n"
+            "while names:\n"
+            "    name = names.pop(0)\n"
+            "    try:\n"
+            "        with rbd.Image(io, name) as image:\n"
+            "            for snap in list(image.list_snaps()):\n"
+            "                if image.is_protected_snap(snap['name']):\n"
+            "                    image.unprotect_snap(snap['name'])\n"
+            "                image.remove_snap(snap['name'])\n"
+            "        pool.remove(io, name)\n"
+            "    except rbd.ImageNotFound: pass\n"
+            "    except (rbd.ImageBusy, rbd.ImageHasSnapshots): names.append(name)\n"
+        )
+
     def make(self, name, data, *options):
         self.rbd("import", "--no-progress", *options, "-", f"@{name}", input=data)
 
@@ -116,7 +135,9 @@ class Space:
 
 @pytest.fixture
 def space(shared):
-    return Space(shared)
+    space = Space(shared)
+    yield space
+    space.empty()
 
 
 def content(size, seed=0):
@@ -421,8 +442,8 @@ def kinds(shared):
     space = Space(shared)
     if "data" not in shared.ceph("osd", "pool", "ls").split():
         shared.make_pool("data")
-    size = 24 * MIB + 12345
-    old = sparse(size, (0, content(3 * MIB)), (9 * MIB, content(5 * MIB, 1)),
+    size = 16 * MIB + 12345
+    old = sparse(size, (0, content(3 * MIB)), (9 * MIB, content(4 * MIB, 1)),
                  (size - 9000, content(9000, 2)))
     options = {
         "plain": [],
@@ -448,15 +469,15 @@ def kinds(shared):
         space.rbd("clone", *features, f"@{parent}@origin", f"@{child}")
         space.rbd("snap", "create", "--no-progress", f"@{child}@s")
     new = bytearray(old)
-    for offset, length, seed in ((2 * MIB, 3 * MIB, 5), (18 * MIB, 100, 6), (10 * MIB, 64, 7)):
+    for offset, length, seed in ((2 * MIB, 3 * MIB, 5), (15 * MIB, 100, 6), (9 * MIB, 64, 7)):
         new[offset : offset + length] = content(length, seed)
-    discard = (12 * MIB, OBJECT)
+    discard = (8 * MIB, OBJECT)
     new[discard[0] : sum(discard)] = bytes(discard[1])
     space.script(
         "import random\n"
         f"for name in {KINDS!r}:\n"
         "    with rbd.Image(io, name) as image:\n"
-        f"        for offset, length, seed in ((2<<20, 3<<20, 5), (18<<20, 100, 6), (10<<20, 64, 7)):\n"
+        f"        for offset, length, seed in ((2<<20, 3<<20, 5), (15<<20, 100, 6), (9<<20, 64, 7)):\n"
         "            image.write(random.Random(seed).randbytes(length), offset)\n"
         f"        image.discard{discard}\n"
     )
@@ -507,7 +528,7 @@ def readers(kinds):
 @pytest.mark.parametrize("kind", ("plain", "plain@", "striped@", "no-map", "clone", "clone-2@"))
 @hypothesis.settings(max_examples=40)
 @hypothesis.given(
-    asks=st.lists(st.tuples(st.integers(0, 24 * MIB), st.one_of(
+    asks=st.lists(st.tuples(st.integers(0, 16 * MIB), st.one_of(
         st.integers(1, 5000), st.integers(1, 9 * MIB))), min_size=1, max_size=24)
 )
 def test_any_asks_are_answered_with_the_image(kinds, readers, kind, asks):
@@ -642,7 +663,7 @@ def test_a_name_that_comes_to_mean_other_content_has_another_id(space):
     space.check(new["alpha"], b"two")
 
 
-SIZE = 64 * MIB
+SIZE = 32 * MIB
 FEATURES = {"map": [], "no-map": ["--image-feature", "layering"], "far": ["--data-pool", "data"],
             "striped": ["--stripe-unit", "64K", "--stripe-count", "3"]}
 
@@ -681,7 +702,7 @@ def everywhere():
     """Asks of all sizes, again and again."""
     choose = random.Random(9)
     while True:
-        length = choose.choice((4096, 128 * KIB, MIB, 16 * MIB))
+        length = choose.choice((4096, 128 * KIB, MIB, 12 * MIB))
         yield choose.randrange(0, SIZE - length + 1, 4096), length
 
 
@@ -849,3 +870,327 @@ def objects(space):
         "print(json.dumps(found))\n"
     )
     return json.loads(text)
+
+
+# ---- who may ------------------------------------------------------------------------------
+
+
+def test_a_user_who_may_only_read_can_list_and_read(space):
+    data = sparse(40 * MIB, (0, content(MIB)), (30 * MIB, content(MIB, 1)))
+    space.make("alpha", data)
+    space.rbd("snap", "create", "--no-progress", "@alpha@s")
+    space.rbd("snap", "protect", "@alpha@s")
+    space.rbd("clone", "@alpha@s", "@clone")
+    uri = space.uri + "?id=ro"
+    found = space.list(uri=uri)
+    assert set(found) == {"alpha", "alpha@s", "clone"}
+    for image in found.values():
+        space.check(image, data, uri=uri)
+        assert space.extents(image, uri=uri) == [(0, OBJECT), (28 * MIB, OBJECT)]
+
+
+def test_who_may_not_is_told_so(space, tmp_path):
+    space.make("alpha", b"x")
+    ident = space.list()["alpha"]["id"]
+    wrong = tmp_path / "wrong"
+    space.cluster.run("ceph-authtool", "-C", wrong, "--gen-key", "-n", "client.admin")
+    for option, word in (("id=none", "not permitted"), ("id=nobody", "client.nobody"),
+                         (f"keyring={wrong}", str(wrong)), ("keyring=/no/file", "/no/file")):
+        uri = f"{space.uri}?{option}"
+        refused(space.run("list", uri=uri), DENIED, word)
+        refused(space.run("read", ident, uri=uri, stdin=b"0 1\n"), DENIED, word)
+        refused(space.run("extents", ident, uri=uri), DENIED, word)
+
+
+def test_no_key_is_shown(space):
+    key = space.cluster.ceph("auth", "print-key", "client.admin").strip().encode()
+    for done in (space.run("list", uri=f"{space.uri}?debug_auth=20&log_to_stderr=false"),
+                 space.run("list", uri=f"{space.uri}?id=nobody"),
+                 space.run("read", "1", uri=space.uri)):
+        assert key not in done.stdout + done.stderr
+
+
+# ---- what is not there --------------------------------------------------------------------
+
+
+def test_a_cluster_that_cannot_be_found_is_unavailable(space, tmp_path):
+    nothing = {"CEPH_CONF": "/no/ceph.conf"}
+    refused(space.run("list", env=nothing), UNAVAILABLE, "monitors")
+    refused(space.run("list", uri=f"{space.uri}?conf=/no/file"), UNAVAILABLE, "/no/file")
+    bad = tmp_path / "bad.conf"
+    bad.write_text("this is no configuration\n")
+    refused(space.run("list", uri=f"{space.uri}?conf={bad}"), UNAVAILABLE, str(bad))
+    refused(space.run("list", uri=f"{space.uri}?mon_host=127.0.0.1:1&timeout=1", env=nothing),
+            UNAVAILABLE, "connect")
+
+
+def test_a_cluster_is_found_without_a_configuration(space):
+    space.make("alpha", b"x" * 100)
+    address = re.search("mon host = (.*)", space.cluster.conf.read_text())[1]
+    uri = f"{space.uri}?mon_host={address}&keyring={space.cluster.keyring}"
+    nothing = {"CEPH_CONF": "/no/ceph.conf"}
+    assert set(space.list(uri=uri, env=nothing)) == {"alpha"}
+    uri = "rbd:{}/alpha:keyring={}:mon_host={}".format(
+        space.spec, space.cluster.keyring, address.replace(":", "\\:"))
+    space.check(space.list(uri=uri, env=nothing)["alpha"], b"x" * 100, uri=uri, env=nothing)
+
+
+def test_a_pool_or_a_namespace_that_is_not_there_is_no_empty_list(space):
+    for uri, word in (("rbd://nopool/", "nopool"), ("rbd://pool/nospace/", "nospace")):
+        refused(space.run("list", uri=uri), UNAVAILABLE, word)
+        refused(space.run("read", "1", uri=uri), GONE, word)
+    refused(space.run("list", uri=f"rbd://{space.spec}/noimage"), GONE, "noimage")
+    space.make("alpha", b"x")
+    refused(space.run("list", uri=f"rbd://{space.spec}/alpha@nosnap"), GONE, "nosnap")
+    assert space.list(uri=f"{space.uri}?id=ro")
+    assert Space(space.cluster).list() == {}
+
+
+# ---- faults -------------------------------------------------------------------------------
+
+STALL = {"IMAGEFS_STALL_MS": "3000"}  # the operations of the cluster have a second then
+
+
+@pytest.fixture
+def thawed(shared):
+    yield
+    for name in shared.daemons:
+        shared.thaw(name)
+
+
+def test_an_osd_that_pauses_in_the_middle_of_an_answer_is_not_noticed(space, thawed):
+    space.make("alpha", content(SIZE))
+    image = space.list()["alpha"]
+    with space.store.read(image) as run:
+        run.ask((0, SIZE))
+        got = run.take(MIB)
+        space.cluster.freeze("osd")
+        # What is on its way still comes, and then nothing.
+        with contextlib.suppress(BlockingIOError):
+            os.set_blocking(run.stdout.fileno(), False)
+            while True:
+                got += os.read(run.stdout.fileno(), MIB)
+        assert len(got) < SIZE
+        space.cluster.thaw("osd")
+        os.set_blocking(run.stdout.fileno(), True)
+        assert got + run.take(SIZE - len(got)) == content(SIZE)
+        run.finish()
+
+
+def test_an_osd_that_does_not_answer_is_unavailable_in_bounded_time(space, thawed):
+    space.make("alpha", content(SIZE))
+    image = space.list()["alpha"]
+    with space.store.read(image) as run:
+        run.ask((0, 4096))
+        run.take(4096)
+    with stalling(space).read(image) as run:
+        run.ask((0, 4096))
+        run.take(4096)
+        space.cluster.freeze("osd")
+        run.ask((0, SIZE))
+        assert content(SIZE).startswith(run.rest())
+        assert run.wait() == UNAVAILABLE
+        assert "timed out" in run.said().splitlines()[-1]
+    for call in (("list",), ("read", image["id"]), ("extents", image["id"])):
+        refused(space.run(*call, env=STALL), UNAVAILABLE, "timed out")
+    space.cluster.thaw("osd")
+    space.check(image, content(SIZE))
+
+
+def stalling(space):
+    store = conformance.Store(space.store.program, space.uri, limit=LIMIT)
+    store.environment.update(space.cluster.environment, **STALL)
+    return store
+
+
+def test_a_monitor_that_does_not_answer_matters_to_who_connects_only(space, thawed):
+    space.make("alpha", content(SIZE))
+    image = space.list()["alpha"]
+    with space.store.read(image) as run:
+        run.ask((0, 4096))
+        run.take(4096)
+        space.cluster.freeze("mon")
+        run.ask((0, SIZE))
+        assert run.take(SIZE) == content(SIZE)
+        run.finish()
+    for call in (("list",), ("read", image["id"]), ("extents", image["id"])):
+        refused(space.run(*call, env=STALL), UNAVAILABLE, "connect", "timed out")
+
+
+def test_the_time_outs_are_those_of_the_user_or_a_fifth_of_the_stall_limit(space, tmp_path):
+    keys = ("rados_osd_op_timeout", "rados_mon_op_timeout", "client_mount_timeout")
+
+    def limits(options="", conf=""):
+        path = tmp_path / "ceph.conf"
+        path.write_text(space.cluster.conf.read_text().replace("[mon]", f"{conf}\n[mon]", 1))
+        socket = tmp_path / "asok"
+        uri = f"{space.uri}?conf={path}&admin_socket={socket}{options}"
+        store = conformance.Store(space.store.program, uri, limit=LIMIT)
+        store.environment.update(space.cluster.environment, IMAGEFS_STALL_MS="40000")
+        with conformance.Run(store, "read", "--", uri, image["id"]) as run:
+            run.ask((0, 1))
+            run.take(1)
+            values = [json.loads(space.cluster.run("ceph", "daemon", socket, "config", "get",
+                                                   key).stdout)[key] for key in keys]
+            run.finish()
+        return [int(float(value)) for value in values]
+
+    space.make("alpha", b"x")
+    image = space.list()["alpha"]
+    assert limits() == [8, 8, 8]
+    assert limits(conf="rados osd op timeout = 3\nclient mount timeout = 5") == [3, 8, 5]
+    assert limits(options="&timeout=4") == [4, 4, 4]
+    assert limits(options="&timeout=4&rados_osd_op_timeout=0") == [0, 4, 4]
+
+
+@pytest.fixture(scope="module")
+def lasting():
+    """A cluster whose OSD may be killed."""
+    with ceph_cluster.Cluster(store="bluestore", auth="none") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def lasting_space(lasting, monkeypatch):
+    monkeypatch.setenv("CEPH_CONF", str(lasting.conf))
+    return Space(lasting)
+
+
+def test_an_osd_that_dies_in_the_middle_of_an_answer_and_returns_is_not_noticed(lasting_space):
+    space = lasting_space
+    space.make("alpha", content(SIZE))
+    image = space.list()["alpha"]
+    with space.store.read(image) as run:
+        run.ask((0, SIZE))
+        got = run.take(4 * MIB)
+        space.cluster.kill("osd")
+        space.cluster.start_daemon("osd")
+        assert got + run.take(SIZE - len(got)) == content(SIZE)
+        run.finish()
+
+
+def test_daemons_that_die_are_unavailable_till_they_are_back(lasting_space):
+    space = lasting_space
+    space.make("alpha", content(MIB))
+    image = space.list()["alpha"]
+    for name in ("osd", "mon"):
+        space.cluster.kill(name)
+        refused(space.read(image, (0, MIB), env=STALL), UNAVAILABLE)
+        refused(space.run("list", env=STALL), UNAVAILABLE)
+        space.cluster.start_daemon(name)
+        space.check(image, content(MIB), env={"IMAGEFS_STALL_MS": "300000"})
+
+
+# ---- through a mount ----------------------------------------------------------------------
+
+
+def test_files_are_copied_and_compared(space, mounted, folder):
+    data = sparse(512 * MIB, (0, content(9 * MIB)), (400 * MIB, content(5 * MIB, 1)))
+    space.make("alpha", data)
+    space.rbd("snap", "create", "--no-progress", "@alpha@v1")
+    space.write("alpha", b"new", 100)
+    mount = mounted(space.uri)
+    assert set(os.listdir(mount.path)) == {"alpha", "alpha@v1"}
+    (folder / "v1").write_bytes(data)
+    harness.run("cmp", mount / "alpha@v1", folder / "v1")
+    harness.run("cp", mount / "alpha@v1", folder / "copy")
+    harness.run("cmp", folder / "copy", folder / "v1")
+    assert os.stat(folder / "copy").st_blocks * 512 <= 24 * MIB
+    harness.run("cp", "--sparse=never", mount / "alpha", folder / "copy")
+    assert (folder / "copy").read_bytes() == data[:100] + b"new" + data[103:]
+    assert os.getxattr(mount / "alpha@v1", "user.imagefs.snapshot-id")
+    info = os.stat(mount / "alpha@v1")
+    assert (info.st_size, info.st_blocks * 512) == (512 * MIB, 5 * OBJECT)
+
+
+def test_qemu_img_converts_and_compares(space, mounted, folder):
+    if not shutil.which("qemu-img"):
+        pytest.skip("no qemu-img (Debian package qemu-utils)")
+    harness.run("qemu-img", "create", "-f", "qcow2", folder / "disk", "1G")
+    harness.run("qemu-io", "-c", "write -P 7 300M 5M", "-c", "write -P 8 1M 1M", folder / "disk")
+    space.make("disk.qcow2", (folder / "disk").read_bytes())
+    space.make("raw", content(20 * MIB))
+    space.rbd("snap", "create", "--no-progress", "@raw@s")
+    mount = mounted(space.uri)
+    info = harness.run("qemu-img", "info", "--output=json", mount / "disk.qcow2").stdout
+    assert json.loads(info)["virtual-size"] == GIB
+    harness.run("qemu-img", "check", mount / "disk.qcow2")
+    harness.run("qemu-img", "compare", mount / "disk.qcow2", folder / "disk")
+    harness.run("qemu-img", "convert", "-O", "raw", mount / "raw@s", folder / "raw")
+    assert (folder / "raw").read_bytes() == content(20 * MIB)
+
+
+@pytest.mark.parametrize("what", REMOVALS)
+def test_a_file_of_what_was_removed_is_stale(space, mounted, what):
+    data = make_victim(space, "map")
+    command, at = REMOVALS[what]
+    if at:
+        space.rbd("snap", "create", "--no-progress", "@alpha@s")
+    mount = mounted(space.uri, noisy=True)
+    with open(mount / f"alpha{at}", "rb", buffering=0) as file:
+        assert os.pread(file.fileno(), MIB, 0) == data[:MIB]
+        space.rbd(*command)
+        for _ in range(2):
+            with pytest.raises(OSError) as error:
+                os.pread(file.fileno(), MIB, SIZE - MIB)
+            assert error.value.errno == errno.ESTALE
+
+
+def test_a_copy_of_what_is_removed_meanwhile_fails_and_has_no_zeros(space, mounted, folder):
+    data = make_victim(space, "map")
+    mount = mounted(space.uri, noisy=True)
+    with removing(space, REMOVALS["removed"][0]):
+        done = harness.run("cp", "--sparse=never", mount / "alpha", folder / "copy", check=False)
+    got = (folder / "copy").read_bytes()
+    assert got == data[: len(got)]
+    assert (done.returncode == 0) == (len(got) == SIZE)
+
+
+def test_a_mount_works_again_when_the_cluster_does(space, mounted, thawed):
+    data = content(SIZE, 3)
+    space.make("alpha", data)
+    mount = mounted(space.uri, "stall=3", noisy=True)
+    with open(mount / "alpha", "rb", buffering=0) as file:
+        assert os.pread(file.fileno(), MIB, 0) == data[:MIB]
+        space.cluster.freeze("osd")
+        with pytest.raises(OSError) as error:
+            os.pread(file.fileno(), MIB, 20 * MIB)
+        assert error.value.errno == errno.EIO
+        assert os.listdir(mount.path) == ["alpha"]
+        space.cluster.thaw("osd")
+        wait_read(file, 20 * MIB, data[20 * MIB :][:MIB])
+    assert (mount / "alpha").read_bytes() == data
+
+
+def wait_read(file, offset, data):
+    """After an error the daemon may refuse for a moment without trying."""
+
+    def is_read():
+        try:
+            return os.pread(file.fileno(), len(data), offset) == data
+        except OSError:
+            return False
+
+    harness.wait_until(is_read, "it can be read again")
+
+
+def test_an_osd_that_pauses_while_a_file_is_copied_is_not_noticed(space, mounted, folder, thawed):
+    data = content(SIZE, 3)
+    space.make("alpha", data)
+    mount = mounted(space.uri, noisy=True)
+    with subprocess.Popen(["dd", f"if={mount / 'alpha'}", f"of={folder / 'copy'}", "bs=64K"],
+                          stderr=subprocess.DEVNULL) as dd:
+        harness.wait_until(lambda: os.path.exists(folder / "copy")
+                           and os.stat(folder / "copy").st_size > 0, "it has begun")
+        space.cluster.freeze("osd")
+        # Till nothing more comes, or it was too fast for that.
+        harness.wait_until(lambda: dd.poll() is not None or stands(folder / "copy"), "it waits")
+        space.cluster.thaw("osd")
+        assert dd.wait(LIMIT) == 0
+    assert (folder / "copy").read_bytes() == data
+
+
+def stands(path):
+    before = os.stat(path).st_size
+    time.sleep(0.2)
+    return os.stat(path).st_size == before
