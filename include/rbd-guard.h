@@ -12,9 +12,9 @@
  * still there after it came.  Removing begins with a mark: a snapshot is moved to the
  * trash, an image as well, and objects of an image that shrinks become "pending" in the
  * object map.  The first object is touched several round trips later; so an answer that
- * has data in it is good as well if there was no mark a moment before it came.  An answer
- * that has nothing in it is what removing looks like, and waits for a check that begins
- * after it.
+ * has data in it is good as well if there was no mark a moment before it came; or always,
+ * if it is of an image itself without a parent.  An answer that has nothing in it is what
+ * removing looks like, and waits for a check that begins after it.
  *
  * An image that shrinks has its old size until all of its objects behind the new one are
  * removed.  Whether that or a guest discards objects cannot be told at first.  If some are

@@ -171,7 +171,7 @@ static void conclude(struct ceph_guard *guard, const struct check *check, int er
 	bool is_in_doubt = error == -EAGAIN;
 
 	if (error == 0 || (is_in_doubt && !has_parent(guard)))
-		guard->good_ns = check->began_ns;
+		guard->good_ns = MAX(guard->good_ns, check->began_ns);
 	if (error == 0)
 		guard->void_ns = check->began_ns;
 	else if (!is_in_doubt && !guard->is_ending)
@@ -303,6 +303,9 @@ int ceph_guard_new(struct ceph_image *image, struct ceph_guard **ret_guard)
 	guard->image = image;
 	guard->status = STORE_OK;
 	guard->good_ns = guard->void_ns = guard->map_ns = image->known_ns;
+	/* What an object of an image itself has is that image's, till it has no more. */
+	if (is_head(guard) && !has_parent(guard))
+		guard->good_ns = INT64_MAX;
 	pthread_mutex_init(&guard->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
