@@ -10,6 +10,7 @@ import os
 import random
 import re
 import shutil
+import struct
 import subprocess
 import termios
 import time
@@ -889,6 +890,21 @@ def test_a_user_who_may_only_read_can_list_and_read(space):
         assert space.extents(image, uri=uri) == [(0, OBJECT), (28 * MIB, OBJECT)]
 
 
+def test_a_user_of_one_namespace_can_list_and_read_it(space):
+    space.make("alpha", content(MIB))
+    name = f"client.{space.name}"
+    keyring = space.cluster.folder / space.name
+    space.cluster.run("ceph", "auth", "get-or-create", name, "mon", "profile rbd", "osd",
+                      f"profile rbd-read-only pool=pool namespace={space.name}", "-o", keyring)
+    uri = f"{space.uri}?id={space.name}&keyring={keyring}"
+    image = space.list(uri=uri)["alpha"]
+    space.check(image, content(MIB), uri=uri)
+    assert space.extents(image, uri=uri) == [(0, MIB)]
+    other = f"rbd://pool/?id={space.name}&keyring={keyring}"
+    refused(space.run("list", uri=other), DENIED, "not permitted")
+    refused(space.run("read", image["id"], uri=other), DENIED, "not permitted")
+
+
 def test_who_may_not_is_told_so(space, tmp_path):
     space.make("alpha", b"x")
     ident = space.list()["alpha"]["id"]
@@ -1194,3 +1210,44 @@ def stands(path):
     before = os.stat(path).st_size
     time.sleep(0.2)
     return os.stat(path).st_size == before
+
+
+# A disk's first sector, for a BIOS: read the sector that the address packet at 0x7c40 names
+# to 0x8000, send it to the serial port up to its first NUL, and end the machine by
+# isa-debug-exit.
+BOOT = bytes.fromhex(
+    "fa"  # cli
+    "31c0 8ed8 8ec0 8ed0 bc007c fb"  # no segments, a stack below; sti
+    "be407c b442 cd13 720e"  # int 13h, ah=42h: extended read; jc end
+    "be0080 baf803"  # from 0x8000 to COM1
+    "ac 84c0 7403 ee ebf8"  # lodsb; test al; jz end; out dx, al; jmp lodsb
+    "b000 e6f4 f4 ebfd"  # end: out 0xf4, 0; hlt
+)
+
+
+def boot_disk(size, sector, text):
+    disk = bytearray(size)
+    disk[: len(BOOT)] = BOOT
+    disk[0x40:0x50] = struct.pack("<BBHHHQ", 16, 0, 1, 0x8000, 0, sector)
+    disk[510:512] = b"\x55\xaa"
+    disk[sector * 512 : sector * 512 + len(text) + 1] = text + b"\0"
+    return bytes(disk)
+
+
+@pytest.mark.parametrize("cache", ("writeback", "none"))
+def test_a_machine_boots_from_a_snapshot(space, mounted, folder, cache):
+    if not shutil.which("qemu-system-x86_64"):
+        pytest.skip("no qemu-system-x86_64 (Debian package qemu-system-x86)")
+    text = b"booted from a snapshot\n"
+    space.make("disk", boot_disk(64 * MIB, 50 * MIB // 512, text))
+    space.rbd("snap", "create", "--no-progress", "@disk@golden")
+    space.write("disk", bytes(4096))
+    mount = mounted(space.uri)
+    done = harness.run(
+        "qemu-system-x86_64", "-accel", "kvm", "-accel", "tcg", "-m", "64", "-nodefaults",
+        "-display", "none", "-no-reboot", "-serial", "file:" + str(folder / "serial"),
+        "-device", "isa-debug-exit,iobase=0xf4,iosize=1",
+        "-drive", f"file={mount / 'disk@golden'},format=raw,if=virtio,readonly=on,cache={cache}",
+        check=False)
+    assert done.returncode == 1, done.stderr  # twice what was sent, and one
+    assert (folder / "serial").read_bytes() == text
