@@ -21,9 +21,11 @@ struct ceph_work {
 	void *owner; /* whatever @finish needs */
 };
 
+STAILQ_HEAD(ceph_works, ceph_work);
+
 struct ceph_done {
 	pthread_mutex_t lock; /* guards @works */
-	STAILQ_HEAD(, ceph_work) works;
+	struct ceph_works works;
 	int fd; /* readable while there are works */
 };
 

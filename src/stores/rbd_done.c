@@ -38,7 +38,7 @@ void ceph_done_put(struct ceph_work *work)
 
 void ceph_done_run(struct ceph_done *done)
 {
-	STAILQ_HEAD(, ceph_work) works = STAILQ_HEAD_INITIALIZER(works);
+	struct ceph_works works = STAILQ_HEAD_INITIALIZER(works);
 	struct ceph_work *work;
 	eventfd_t count;
 

@@ -52,52 +52,59 @@ static int add_layer(struct ceph_layers *layers, rados_ioctx_t pool, const char 
 		return -ENOMEM;
 	layers->layers = more;
 	layer = &more[layers->count++];
-	*layer = (struct ceph_layer){.end = MIN(end, header->size),
-				     .order = header->order};
+	*layer = (struct ceph_layer){.order = header->order};
+	layer->end = MIN(end, header->size);
 	return load_map(pool, id, snap, header, layer);
 }
 
+/* Find the parent of @child.  Returns 0 or a negative errno. */
+static int find_parent(const struct ceph_cluster *cluster,
+		       const struct ceph_parent *parent, rados_ioctx_t *ret_pool,
+		       struct ceph_header *ret_header)
+{
+	char name[CEPH_OBJECT_BYTES];
+	struct cls_op op;
+	int error = ceph_cluster_pool(cluster, parent->pool, parent->space, ret_pool);
+
+	if (error < 0)
+		return error;
+	error = cls_op_init(&op);
+	if (error < 0)
+		return error;
+	ceph_header_name(parent->image, name);
+	ceph_header_ask(&op, parent->snap);
+	(void)cls_op_run(&op, *ret_pool, name);
+	error = ceph_header_take(&op, parent->snap, ret_header);
+	cls_op_fini(&op);
+	return error;
+}
+
 /*
- * Add the layers of the parent of @child and of all before it, up to @end.  What cannot
- * be looked at counts as data.  Returns 0, -ETIMEDOUT or -ENOMEM.
+ * Add the layers of the parent of @child and of all before it, up to @end.  What cannot be
+ * looked at counts as data.  Returns 0, -ETIMEDOUT or -ENOMEM.
  */
 static int add_parent(struct ceph_layers *layers, const struct ceph_cluster *cluster,
 		      const struct ceph_header *child, uint64_t end)
 {
 	CLEANUP(release_poolp) rados_ioctx_t pool = NULL;
+	CLEANUP(ceph_header_fini) struct ceph_header header = {0};
 	const struct ceph_parent *parent = &child->parent;
-	struct ceph_header header;
-	char name[CEPH_OBJECT_BYTES];
-	struct cls_op op;
-	int error;
+	int error = -ELOOP;
 
 	if (parent->pool < 0)
 		return 0;
 	end = MIN(end, child->overlap);
-	error = ceph_cluster_pool(cluster, parent->pool, parent->space, &pool);
-	if (error == 0)
-		error = cls_op_init(&op);
-	if (error == 0) {
-		ceph_header_name(parent->image, name);
-		ceph_header_ask(&op, parent->snap);
-		(void)cls_op_run(&op, pool, name);
-		error = ceph_header_take(&op, parent->snap, &header);
-		cls_op_fini(&op);
-	}
-	if (error < 0 || layers->count == CEPH_LAYERS_MAX) {
-		struct ceph_header unknown = {.order = child->order, .size = end};
-
-		if (error == -ETIMEDOUT || error == -ENOMEM)
-			return error;
-		if (error == 0)
-			ceph_header_fini(&header);
-		return add_layer(layers, NULL, "", CEPH_HEAD, &unknown, end);
+	if (layers->count < CEPH_LAYERS_MAX)
+		error = find_parent(cluster, parent, &pool, &header);
+	if (error == -ETIMEDOUT || error == -ENOMEM)
+		return error;
+	if (error != 0) {
+		header.order = child->order;
+		header.size = end;
+		return add_layer(layers, NULL, "", CEPH_HEAD, &header, end);
 	}
 	error = add_layer(layers, pool, parent->image, parent->snap, &header, end);
-	if (error == 0)
-		error = add_parent(layers, cluster, &header, end);
-	ceph_header_fini(&header);
-	return error;
+	return error == 0 ? add_parent(layers, cluster, &header, end) : error;
 }
 
 int ceph_layers_load(const struct ceph_cluster *cluster, const char *id, uint64_t snap,

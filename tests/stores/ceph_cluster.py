@@ -209,6 +209,13 @@ class Cluster:
             daemon.kill()
             daemon.wait(LIMIT)
 
+    def restart(self, name):
+        """Start one that was killed again, with what it has stored."""
+        if name == "osd" and self.daemons["mon"]:
+            # Nobody else is there to tell the monitor, which would find out by and by.
+            self.run("ceph", "osd", "down", "0")
+        self.start_daemon(name)
+
     def freeze(self, name):
         """Stop one from answering, its connections staying open."""
         self.daemons[name].send_signal(signal.SIGSTOP)
@@ -217,7 +224,6 @@ class Cluster:
         self.daemons[name].send_signal(signal.SIGCONT)
 
     def start_daemon(self, name):
-        """Start one that was killed again, with what it has stored."""
         number = {"mon": "a", "osd": "0"}[name]
         with open(self.folder / "run" / f"{name}.out", "ab") as output:
             self.daemons[name] = subprocess.Popen(

@@ -80,21 +80,13 @@ class Space:
         ).stdout
 
     def empty(self):
-        """Remove all images: those of clones first, which are in the way of others."""
-        self.script(
-            "names = pool.list(io)\n"
-            "while names:\n"
-            "    name = names.pop(0)\n"
-            "    try:\n"
-            "        with rbd.Image(io, name) as image:\n"
-            "            for snap in list(image.list_snaps()):\n"
-            "                if image.is_protected_snap(snap['name']):\n"
-            "                    image.unprotect_snap(snap['name'])\n"
-            "                image.remove_snap(snap['name'])\n"
-            "        pool.remove(io, name)\n"
-            "    except rbd.ImageNotFound: pass\n"
-            "    except (rbd.ImageBusy, rbd.ImageHasSnapshots): names.append(name)\n"
-        )
+        """Give back what the images take up, which is memory: all objects are removed."""
+        for pool in self.cluster.ceph("osd", "pool", "ls").split():
+            rados = ["rados", "-p", pool, "-N", self.name]
+            names = self.cluster.run(*rados, "ls").stdout.splitlines()
+            for start in range(0, len(names), 500):
+                # One that is marked as being watched still is there for a while.
+                self.cluster.run(*rados, "rm", *names[start : start + 500], check=False)
 
     def make(self, name, data, *options):
         self.rbd("import", "--no-progress", *options, "-", f"@{name}", input=data)
@@ -507,7 +499,7 @@ def test_extents_have_all_that_is_no_zero(kinds, kind):
         left[offset : offset + length] = bytes(length)
     assert left.count(0) == len(left)
     # There are holes, unless objects are too large for this image.
-    if kind.rstrip("@") in ("plain", "far", "small", "no-map", "clone", "old-clone"):
+    if kind.rstrip("@") in ("plain", "far", "small", "no-map"):
         assert sum(length for _, length in runs) < len(data)
 
 
@@ -1080,7 +1072,7 @@ def test_an_osd_that_dies_in_the_middle_of_an_answer_and_returns_is_not_noticed(
         run.ask((0, SIZE))
         got = run.take(4 * MIB)
         space.cluster.kill("osd")
-        space.cluster.start_daemon("osd")
+        space.cluster.restart("osd")
         assert got + run.take(SIZE - len(got)) == content(SIZE)
         run.finish()
 
@@ -1093,7 +1085,7 @@ def test_daemons_that_die_are_unavailable_till_they_are_back(lasting_space):
         space.cluster.kill(name)
         refused(space.read(image, (0, MIB), env=STALL), UNAVAILABLE)
         refused(space.run("list", env=STALL), UNAVAILABLE)
-        space.cluster.start_daemon(name)
+        space.cluster.restart(name)
         space.check(image, content(MIB), env={"IMAGEFS_STALL_MS": "300000"})
 
 
