@@ -13,6 +13,7 @@ packages=(
 	libcmocka-dev libclang-rt-14-dev clang-tidy cppcheck valgrind python3-docutils
 	python3-pytest python3-pytest-xdist python3-hypothesis
 	acl attr e2fsprogs fio file gdb procps psmisc qemu-utils rsync util-linux
+	ceph-common ceph-mon ceph-osd librados-dev librbd-dev qemu-system-x86
 )
 # What tests/ops needs.
 packages+=(libsystemd-dev man-db systemd)

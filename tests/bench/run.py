@@ -500,8 +500,8 @@ def parse_size(text):
     return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2].upper()]
 
 
-def parse_args(description):
-    parser = argparse.ArgumentParser(description=description.split("\n", 1)[0])
+def add_arguments(parser):
+    """The arguments that all benchmarks have."""
     parser.add_argument("--rows", default="", metavar="PATTERN", type=re.compile,
                         help="only rows whose name this regular expression is in")
     parser.add_argument("--list", action="store_true", help="print the names of the rows")
@@ -509,10 +509,15 @@ def parse_args(description):
     parser.add_argument("--size", type=parse_size, default=GIB, help="of the image (default: 1G)")
     parser.add_argument("--build", type=Path, default=SOURCE / "build",
                         help="where imagefs was built (default: build)")
-    parser.add_argument("--source-dir", type=Path, default=Path("/dev/shm"),
-                        help="where the images are put (default: /dev/shm)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--picture", type=Path, metavar="FILE.png", help="draw the ratios")
+
+
+def parse_args(description):
+    parser = argparse.ArgumentParser(description=description.split("\n", 1)[0])
+    add_arguments(parser)
+    parser.add_argument("--source-dir", type=Path, default=Path("/dev/shm"),
+                        help="where the images are put (default: /dev/shm)")
     return parser.parse_args()
 
 
@@ -520,10 +525,10 @@ def end(number, frame):
     raise SystemExit(128 + number)
 
 
-def main(all_rows=all_rows, bench_class=Bench, description=__doc__):
-    """Measure the rows of all_rows() with a bench of @bench_class."""
-    args = parse_args(description)
-    rows = [row for row in all_rows() if re.search(args.rows, row.name)]
+def run(args, rows, bench):
+    """Measure the @rows that were asked for; @bench() is a context manager that makes the
+    Bench.  Returns the exit status."""
+    rows = [row for row in rows if re.search(args.rows, row.name)]
     if args.list or not rows:
         print("\n".join(row.name for row in rows) or "no such row")
         return 0 if rows else 1
@@ -532,24 +537,17 @@ def main(all_rows=all_rows, bench_class=Bench, description=__doc__):
             need("gnuplot", "gnuplot-nox")
         except Missing as error:
             raise SystemExit("run.py: --picture needs %s" % error) from None
-    if shutil.disk_usage(args.source_dir).free < bench_class.room * args.size:
-        raise SystemExit("run.py: not enough room in %s (see --size, --source-dir)"
-                         % args.source_dir)
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGHUP, end)
     about = machine()
     results = []
-    with tempfile.TemporaryDirectory(prefix="imagefs-bench-", dir=args.source_dir) as folder:
-        bench = bench_class(args, Path(folder))
+    with bench() as made:
         print_head()
-        try:
-            for row in rows:
-                for other in set(bench.sets) - {row.set}:
-                    bench.forget_set(other)
-                results.append(bench.run_row(row))
-                print_row(results[-1])
-        finally:
-            bench.close()
+        for row in rows:
+            for other in set(made.sets) - {row.set}:
+                made.forget_set(other)
+            results.append(made.run_row(row))
+            print_row(results[-1])
     if args.json:
         args.json.write_text(json.dumps(
             {"machine": about, "size": args.size, "rounds": args.rounds, "rows": results},
@@ -557,6 +555,25 @@ def main(all_rows=all_rows, bench_class=Bench, description=__doc__):
     if args.picture:
         draw(results, args.picture, "%d x %s" % (about["count"], about["processor"]))
     return 0
+
+
+def main(rows=None, bench_class=Bench, description=__doc__):
+    """Measure @rows, all that are here by default, with a bench of @bench_class."""
+    args = parse_args(description)
+
+    @contextlib.contextmanager
+    def bench():
+        if shutil.disk_usage(args.source_dir).free < bench_class.room * args.size:
+            raise SystemExit("run.py: not enough room in %s (see --size, --source-dir)"
+                             % args.source_dir)
+        with tempfile.TemporaryDirectory(prefix="imagefs-bench-", dir=args.source_dir) as folder:
+            made = bench_class(args, Path(folder))
+            try:
+                yield made
+            finally:
+                made.close()
+
+    return run(args, rows or all_rows(), bench)
 
 
 if __name__ == "__main__":

@@ -309,4 +309,4 @@ class Bench(run.Bench):
 
 
 if __name__ == "__main__":
-    sys.exit(run.main(all_rows, Bench, __doc__))
+    sys.exit(run.main(all_rows(), Bench, __doc__))
