@@ -10,8 +10,11 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "glance-session.h"
+
+#define FETCH_SOCKETS_MAX 4
 
 /* Bytes of an image in memory, in one piece: put at @fill, taken at @start. */
 struct window {
@@ -33,6 +36,15 @@ struct glance_image {
 	/* What the first answer said; the others have to say the same. */
 	uint64_t size; /* UINT64_MAX: not known yet */
 	char md5[64]; /* "": none */
+	bool no_splice; /* it was found that this cannot be done here */
+};
+
+/* How the bytes of a request come. */
+enum fetch_way {
+	WAY_WINDOW, /* through libcurl, into the window */
+	WAY_MAY_SPLICE, /* the same, but if it can be, the rest by splice(2) */
+	WAY_STOPPED, /* libcurl has stopped reading, the first bytes are in the window */
+	WAY_SPLICE, /* without libcurl, by splice(2): fetch_splice() */
 };
 
 /* What a request came to. */
@@ -53,9 +65,15 @@ struct fetch {
 	uint64_t start,
 		end; /* @end is UINT64_MAX for all of the image, without a Range */
 	uint64_t skip_to; /* what comes before this offset is dropped */
+	enum fetch_way way; /* set before fetch_start() */
 	/* Called when the window is full, if it can be emptied.  Or NULL. */
 	void (*drain)(void *context);
 	void *context;
+	/* Those that libcurl has opened for it, and not closed. */
+	int sockets[FETCH_SOCKETS_MAX];
+	unsigned socket_count;
+	bool keeps_socket; /* what libcurl closes now is taken over */
+	int taken; /* with WAY_SPLICE: the socket, ours */
 	unsigned login;
 	bool is_running;
 	bool is_paused; /* the window has no room */
@@ -103,5 +121,38 @@ void fetch_resume(struct fetch *fetch);
  * and FETCH_CUT @status, @text, @may_retry and @pause_ms say why.
  */
 enum fetch_result fetch_finish(struct fetch *fetch, CURLcode error);
+
+/* ---- glance_splice.c ---- */
+
+/* To be called once for each fetch, and before each of its requests. */
+void fetch_init_splice(struct fetch *fetch);
+void fetch_forget_sockets(struct fetch *fetch);
+
+/*
+ * Whether an answer that has begun can be taken from its socket without libcurl: it is
+ * plain, and its length is known.
+ */
+bool fetch_can_splice(const struct fetch *fetch);
+
+/*
+ * For a request that is WAY_STOPPED: take the connection over from libcurl.  Returns whether
+ * it is WAY_SPLICE now.  Else it goes on as WAY_WINDOW; or it had to be given up, is not
+ * running any more and to be asked for again.
+ */
+bool fetch_begin_splice(struct fetch *fetch);
+
+/* Close the connection that was taken over, if one was. */
+void fetch_end_splice(struct fetch *fetch);
+
+/* Where a request that is WAY_SPLICE ends. */
+uint64_t fetch_limit(const struct fetch *fetch);
+
+/*
+ * Move @size bytes at most, which the answer has, from the socket to the pipe @to, or drop
+ * them if @to is negative.  The window is empty; its offset goes on.  Does not block.
+ * Returns their number; -EAGAIN: none are there, or the pipe is full; -EPIPE: nobody reads
+ * the pipe; or 0, and fetch_finish() is to be called with CURLE_PARTIAL_FILE.
+ */
+ssize_t fetch_splice(struct fetch *fetch, int to, size_t size);
 
 #endif

@@ -12,6 +12,9 @@
 #include "glance-fetch.h"
 #include "imagefs-store.h"
 
+#define BUFFER_BYTES (512l << 10) /* the most that libcurl takes */
+#define BUFFER_BYTES_SPLICE (16l << 10)
+
 void window_take(struct window *window, size_t size)
 {
 	window->start += size;
@@ -180,6 +183,15 @@ static size_t room_of(const struct window *window)
 	return window->room - window->fill;
 }
 
+/* Have libcurl leave what comes next in the socket, if it can be taken from there. */
+static void stop_reading(struct fetch *fetch)
+{
+	bool can = fetch->window->offset >= fetch->skip_to && fetch_can_splice(fetch) &&
+		   !curl_easy_pause(fetch->easy, CURLPAUSE_RECV);
+
+	fetch->way = can ? WAY_STOPPED : WAY_WINDOW;
+}
+
 static size_t take_body(char *data, size_t one, size_t size, void *context)
 {
 	struct fetch *fetch = context;
@@ -210,6 +222,8 @@ static size_t take_body(char *data, size_t one, size_t size, void *context)
 	window->offset += skipped;
 	memcpy(window->data + window->fill, data + skipped, size - skipped);
 	window->fill += size - skipped;
+	if (fetch->way == WAY_MAY_SPLICE)
+		stop_reading(fetch);
 	return size;
 }
 
@@ -229,6 +243,7 @@ int fetch_init(struct fetch *fetch, struct glance_image *image)
 	curl_easy_setopt(easy, CURLOPT_HEADERDATA, fetch);
 	curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, take_body);
 	curl_easy_setopt(easy, CURLOPT_WRITEDATA, fetch);
+	fetch_init_splice(fetch);
 	return 0;
 }
 
@@ -248,6 +263,7 @@ static int send_request(struct fetch *fetch, const char *url, bool with_token)
 	char range[64];
 
 	begin_head(fetch);
+	fetch_forget_sockets(fetch);
 	fetch->start = window_end(fetch->window);
 	fetch->no_range = fetch->is_paused = false;
 	fetch->status = STORE_OK;
@@ -269,17 +285,26 @@ static int send_request(struct fetch *fetch, const char *url, bool with_token)
 
 int fetch_start(struct fetch *fetch, struct window *window, uint64_t end, bool fresh)
 {
+	bool may_splice = fetch->way == WAY_MAY_SPLICE;
+
 	fetch->window = window;
 	fetch->end = end;
 	fetch->redirects = 0;
-	curl_easy_setopt(fetch->easy, CURLOPT_FRESH_CONNECT, (long)fresh);
+	/*
+	 * How much libcurl has read is known of a new connection only; and it had better not
+	 * be much.
+	 */
+	curl_easy_setopt(fetch->easy, CURLOPT_FRESH_CONNECT, (long)(fresh || may_splice));
+	curl_easy_setopt(fetch->easy, CURLOPT_BUFFERSIZE,
+			 may_splice ? BUFFER_BYTES_SPLICE : BUFFER_BYTES);
 	return send_request(fetch, fetch->image->url, true);
 }
 
 void fetch_stop(struct fetch *fetch)
 {
-	if (fetch->is_running)
+	if (fetch->is_running && fetch->way != WAY_SPLICE)
 		curl_multi_remove_handle(fetch->image->multi, fetch->easy);
+	fetch_end_splice(fetch);
 	fetch->is_running = false;
 }
 

@@ -13,7 +13,6 @@
 
 #define STALL_MS_DEFAULT 30000
 #define ANSWER_MAX ((size_t)64 << 20)
-#define READ_BYTES (512l << 10) /* at once from a socket; the most that libcurl takes */
 #define FIRST_PAUSE_MS 100
 
 static void curl_easyp(CURL **easy)
@@ -58,7 +57,6 @@ CURL *glance_http_handle(const struct glance_http *http)
 	/* Requests side by side have connections of their own. */
 	curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
 	curl_easy_setopt(easy, CURLOPT_USERAGENT, "imagefs/" VERSION);
-	curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, READ_BYTES);
 	curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1l);
 	curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long)http->patience_ms);
 	if (http->ca_file) {
