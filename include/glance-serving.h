@@ -74,17 +74,26 @@ struct window *piece_window(struct serving *serving, struct piece *piece);
 /* The first ask is answered: forget it. */
 void serving_pop(struct serving *serving);
 
-/* Ask for what is missing.  Returns the time at which something is to be tried again. */
-int64_t serving_start(struct serving *serving);
+/* Ask for what is missing. */
+void serving_start(struct serving *serving);
 
-/* Take note of requests that came to their end, and of those that nothing comes of. */
-void serving_finish(struct serving *serving);
+/* When something is to be tried again or given up, at the latest. */
+int64_t serving_next_ms(struct serving *serving);
+
+/*
+ * Take note of requests that came to their end, and of those that nothing comes of.  Returns
+ * whether there were any.
+ */
+bool serving_finish(struct serving *serving);
 
 /* The request for @piece, or the one that went on before it, ended with @error. */
 void serving_finish_piece(struct serving *serving, struct piece *piece, CURLcode error);
 
-/* Let requests go on whose windows have room again. */
-void serving_resume(struct serving *serving);
+/*
+ * Let requests go on whose windows have room again.  Returns whether there were any: bytes
+ * that were held back are there at once.
+ */
+bool serving_resume(struct serving *serving);
 
 /* Write what can be written without waiting.  (glance_read.c) */
 void serving_drain(void *serving);

@@ -31,6 +31,7 @@ struct listing {
 	size_t count;
 	size_t room;
 	size_t pages;
+	char *landmark; /* the URL of an earlier page, which must not come again */
 };
 
 static void json_freep(json_t **json)
@@ -49,6 +50,7 @@ static void clear(struct listing *listing)
 		json_decref(listing->images[i]);
 	listing->count = 0;
 	listing->pages = 0;
+	free(STEAL(listing->landmark));
 }
 
 /* ---- pages ---- */
@@ -93,6 +95,8 @@ static int keep(struct listing *listing, json_t *image)
 		listing->images = images;
 		listing->room = room;
 	}
+	/* Locations can have passwords in them, and need not be kept. */
+	json_object_del(image, "locations");
 	listing->images[listing->count++] = json_incref(image);
 	return 0;
 }
@@ -150,41 +154,58 @@ static int take_page(struct listing *listing, const json_t *page, const char *ur
 	return STORE_OK;
 }
 
+/*
+ * Whether @url, which is not the first page's, was met before: pages may lead in a circle.
+ * (Brent's way to find one: compare with a page that is moved on at each power of two.)
+ */
+static bool is_circle(struct listing *listing, const char *url)
+{
+	if (listing->landmark && strcmp(listing->landmark, url) == 0)
+		return true;
+	if ((listing->pages & (listing->pages - 1)) == 0) {
+		free(listing->landmark);
+		listing->landmark = strdup(url);
+	}
+	return false;
+}
+
+/* Make the page behind @page, which is at *@url, that at *@url: NULL at the end. */
+static int turn_page(struct listing *listing, const json_t *page, char **url)
+{
+	const char *next = text_of(page, "next");
+	char *next_page = next ? next_url(listing->session, next) : NULL;
+
+	if (next && (!next_page || strcmp(next_page, *url) == 0 ||
+		     is_circle(listing, next_page))) {
+		store_error("%.*s: what is said to be the next page is none",
+			    (int)strcspn(*url, "?"), *url);
+		free(next_page);
+		return STORE_UNAVAILABLE;
+	}
+	free(*url);
+	*url = next_page;
+	return STORE_OK;
+}
+
 /* Get the page at *@url, and make that the next one's, NULL at the end. */
 static int get_page(struct listing *listing, char **url, bool *ret_changed)
 {
 	struct glance_answer answer = {0};
 	CLEANUP(json_freep) json_t *page = NULL;
-	json_error_t error;
-	const char *next;
-	char *next_page = NULL;
 	int status = glance_session_get(listing->session, *url, &answer);
 
 	*ret_changed = listing->pages > 0 && (answer.code == 400 || answer.code == 404);
-	if (status != STORE_OK) {
-		if (*answer.text && !*ret_changed)
-			store_error("%s", answer.text);
+	if (status == STORE_OK) {
+		page = json_loadb(answer.body ? answer.body : "", answer.size,
+				  JSON_ALLOW_NUL, NULL);
 		glance_answer_fini(&answer);
-		return status == STORE_GONE ? STORE_UNAVAILABLE : status;
+		status = take_page(listing, page, *url);
+		return status == STORE_OK ? turn_page(listing, page, url) : status;
 	}
-	page = json_loadb(answer.body ? answer.body : "", answer.size, JSON_ALLOW_NUL,
-			  &error);
+	if (*answer.text && !*ret_changed)
+		store_error("%s", answer.text);
 	glance_answer_fini(&answer);
-	status = take_page(listing, page, *url);
-	if (status != STORE_OK)
-		return status;
-	next = text_of(page, "next");
-	if (next) {
-		next_page = next_url(listing->session, next);
-		if (!next_page || strcmp(next_page, *url) == 0) {
-			store_error("%s: the next page is not one", *url);
-			free(next_page);
-			return STORE_UNAVAILABLE;
-		}
-	}
-	free(*url);
-	*url = next_page;
-	return STORE_OK;
+	return status == STORE_GONE ? STORE_UNAVAILABLE : status;
 }
 
 static int get_pages(struct listing *listing)
@@ -208,7 +229,9 @@ static int get_pages(struct listing *listing)
 			status = STORE_OK;
 			continue;
 		}
-	} while (status == STORE_OK && url);
+		if (changed)
+			store_error("the images change faster than they can be listed");
+	} while (status == STORE_OK && (url || listing->pages == 0));
 	return status;
 }
 

@@ -125,21 +125,30 @@ static void splice_out(struct serving *serving)
 		serving_finish_piece(serving, piece, CURLE_OK);
 }
 
-/* Write what can be written, of one piece after the other. */
-static void write_out(struct serving *serving)
+/*
+ * Write what can be written, of one piece after the other.  Returns whether that was the
+ * end of one: the next is to be looked after.
+ */
+static bool write_out(struct serving *serving)
 {
+	/* As long as nobody read, nothing was waited for. */
+	if (serving->is_blocked) {
+		serving->since_ms = glance_now_ms();
+		if (piece_at(serving, 0)->fetch)
+			piece_at(serving, 0)->fetch->heard_ms = serving->since_ms;
+	}
 	serving->is_blocked = false;
-	for (;;) {
+	for (bool popped = false;; popped = true) {
 		struct piece *piece = piece_at(serving, 0);
 
 		serving_drain(serving);
 		splice_out(serving);
 		if (serving->count == 0 || serving->error < 0 ||
 		    piece->sent < piece->length)
-			return;
+			return popped;
 		/* The request for the last byte may not have said yet that it is done. */
 		if (piece->fetch && !piece->is_streamed)
-			return;
+			return popped;
 		serving_pop(serving);
 	}
 }
@@ -210,12 +219,12 @@ static bool is_done(const struct serving *serving)
 	return serving->error != 0 || (serving->has_ended && serving->count == 0);
 }
 
-static void wait_for_any(struct serving *serving, int64_t until_ms)
+static void wait_for_any(struct serving *serving)
 {
 	struct piece *piece = piece_at(serving, 0);
 	struct curl_waitfd more[3];
 	unsigned count = 0;
-	int64_t left_ms = until_ms - glance_now_ms();
+	int64_t left_ms = serving_next_ms(serving) - glance_now_ms();
 
 	if (!serving->has_ended && serving->count < GLANCE_PIECES)
 		more[count++] = (struct curl_waitfd){STDIN_FILENO, CURL_WAIT_POLLIN, 0};
@@ -236,20 +245,21 @@ static int serve(struct serving *serving)
 {
 	for (;;) {
 		int status = take_asks(serving);
-		int64_t next_ms;
+		bool again;
 		int running;
 
 		if (status != STORE_OK)
 			return status;
-		next_ms = serving_start(serving);
+		serving_start(serving);
 		curl_multi_perform(serving->image.multi, &running);
-		serving_finish(serving);
-		write_out(serving);
-		serving_resume(serving);
+		again = serving_finish(serving);
+		again = write_out(serving) || again;
+		again = serving_resume(serving) || again;
 		status = check_head(serving);
 		if (status != STORE_OK || is_done(serving))
 			return status;
-		wait_for_any(serving, next_ms);
+		if (!again)
+			wait_for_any(serving);
 	}
 }
 

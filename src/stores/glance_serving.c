@@ -20,7 +20,7 @@
 
 #define CONNECTIONS 20 /* kept */
 #define STREAM_BYTES ((uint64_t)2 << 20) /* an ask that long is worth a connection */
-#define TICK_MS 1000 /* how often it is looked at the clock at least */
+#define LONGEST_WAIT_MS 10000
 
 struct piece *piece_at(struct serving *serving, size_t place)
 {
@@ -155,9 +155,11 @@ static void renew_login(struct serving *serving, struct piece *piece, unsigned l
 	int64_t deadline_ms = serving->since_ms + serving->session->http.patience_ms;
 	int status = glance_session_renew(serving->session, login, deadline_ms);
 
+	if (status == STORE_OK)
+		return;
 	/* Why was said already. */
-	if (status != STORE_OK)
-		piece->status = status;
+	free(STEAL(piece->text));
+	piece->status = status;
 }
 
 /* The stream is done: see that it reaches far enough. */
@@ -207,10 +209,17 @@ static struct piece *piece_of(struct serving *serving, const struct fetch *fetch
 	return NULL;
 }
 
-/* Give up requests that nothing comes of; others are made instead. */
-static void end_silent(struct serving *serving)
+/* How long a request may be silent. */
+static int64_t silence_ms(const struct serving *serving)
 {
-	int64_t patience_ms = serving->session->http.patience_ms / 2;
+	return serving->session->http.patience_ms / 2;
+}
+
+/* Give up requests that nothing comes of; others are made instead. */
+static bool end_silent(struct serving *serving)
+{
+	bool ended = false;
+	int64_t patience_ms = silence_ms(serving);
 	int64_t now_ms = glance_now_ms();
 
 	for (size_t i = 0; i < serving->count; i++) {
@@ -225,11 +234,14 @@ static void end_silent(struct serving *serving)
 		snprintf(text, sizeof(text), "%s: nothing came for %g s",
 			 serving->image.url, (double)patience_ms / 1000);
 		note_failure(serving, piece, STORE_UNAVAILABLE, text, true, 0);
+		ended = true;
 	}
+	return ended;
 }
 
-void serving_finish(struct serving *serving)
+bool serving_finish(struct serving *serving)
 {
+	bool ended = false;
 	CURLMsg *message;
 	int left;
 
@@ -247,8 +259,9 @@ void serving_finish(struct serving *serving)
 			serving_finish_piece(serving, piece, error);
 		else
 			fetch_stop(fetch);
+		ended = true;
 	}
-	end_silent(serving);
+	return end_silent(serving) || ended;
 }
 
 /* ---- requests ---- */
@@ -354,9 +367,15 @@ static void choose_way(struct serving *serving, struct piece *piece)
 		fetch_stop(fetch);
 }
 
-int64_t serving_start(struct serving *serving)
+/* Whether @piece is to be asked for. */
+static bool is_due(struct serving *serving, struct piece *piece)
 {
-	int64_t now_ms = glance_now_ms(), next_ms = now_ms + TICK_MS;
+	return !piece->fetch && piece->status == STORE_OK && !is_complete(serving, piece);
+}
+
+void serving_start(struct serving *serving)
+{
+	int64_t now_ms = glance_now_ms();
 	struct piece *first = piece_at(serving, 0);
 
 	if (serving->count > 0)
@@ -366,12 +385,9 @@ int64_t serving_start(struct serving *serving)
 
 		if (i > 0 && (serving->no_range || piece->length >= STREAM_BYTES))
 			break;
-		if (piece->fetch || piece->status != STORE_OK ||
-		    is_complete(serving, piece))
+		if (!is_due(serving, piece) || piece->retry_ms > now_ms)
 			continue;
-		if (piece->retry_ms > now_ms)
-			next_ms = MIN(next_ms, piece->retry_ms);
-		else if (piece->is_streamed)
+		if (piece->is_streamed)
 			start_stream(serving, piece);
 		else if (!start_piece(serving, piece))
 			break;
@@ -379,19 +395,46 @@ int64_t serving_start(struct serving *serving)
 	/* What comes for the first can be written at once. */
 	if (serving->count > 0 && first->fetch)
 		first->fetch->drain = serving_drain;
+}
+
+int64_t serving_next_ms(struct serving *serving)
+{
+	int64_t next_ms = glance_now_ms() + LONGEST_WAIT_MS;
+
+	/* Who does not read is waited for. */
+	if (serving->count > 0 && !serving->is_blocked)
+		next_ms = MIN(next_ms,
+			      serving->since_ms + serving->session->http.patience_ms);
+	for (size_t i = 0; i < serving->count; i++) {
+		struct piece *piece = piece_at(serving, i);
+
+		if (is_due(serving, piece) && piece->retry_ms > 0)
+			next_ms = MIN(next_ms, piece->retry_ms);
+		else if (piece->fetch && !piece->fetch->is_paused)
+			next_ms = MIN(next_ms,
+				      piece->fetch->heard_ms + silence_ms(serving));
+	}
 	return next_ms;
 }
 
-void serving_resume(struct serving *serving)
+bool serving_resume(struct serving *serving)
 {
+	bool resumed = false;
+
 	for (size_t i = 0; i < serving->count; i++) {
 		struct piece *piece = piece_at(serving, i);
 		struct fetch *fetch = piece->fetch;
 
-		if (fetch && fetch->way == WAY_STOPPED && !fetch_begin_splice(fetch) &&
-		    !fetch->is_running)
-			piece->fetch = fetch = NULL;
-		if (fetch && fetch->is_paused && piece_window(serving, piece)->fill == 0)
+		if (fetch && fetch->way == WAY_STOPPED) {
+			resumed = true;
+			if (!fetch_begin_splice(fetch) && !fetch->is_running)
+				piece->fetch = fetch = NULL;
+		}
+		if (fetch && fetch->is_paused &&
+		    piece_window(serving, piece)->fill == 0) {
+			resumed = true;
 			fetch_resume(fetch);
+		}
 	}
+	return resumed;
 }
