@@ -16,6 +16,7 @@
 #include "glance-env.h"
 
 #define GLANCE_TRIES 4 /* of one request in a row, without success */
+#define GLANCE_TRIES_LOST 7 /* where it had worked, and now nobody answers: 6 s */
 #define GLANCE_TEXT_MAX 400
 #define GLANCE_REDIRECTS_MAX 5
 

@@ -122,6 +122,9 @@ static void note_failure(struct serving *serving, struct piece *piece, int statu
 	uint64_t at = piece->is_streamed ? piece_next(piece) : window_end(&piece->window);
 	const struct glance_outcome outcome = {.retry_after_ms = pause_ms};
 	int64_t deadline_ms = serving->since_ms + serving->session->http.patience_ms;
+	/* A Glance that is started again is away for seconds. */
+	bool is_lost = status == STORE_UNAVAILABLE && serving->image.size != UINT64_MAX;
+	unsigned tries = is_lost ? GLANCE_TRIES_LOST : GLANCE_TRIES;
 
 	if (at > piece->failed_at)
 		piece->failures = 0;
@@ -131,8 +134,7 @@ static void note_failure(struct serving *serving, struct piece *piece, int statu
 	piece->retry_ms = glance_now_ms() + glance_pause_ms(&outcome, piece->failures);
 	free(piece->text);
 	piece->text = strdup(text);
-	if (!may_retry || piece->failures == GLANCE_TRIES ||
-	    piece->retry_ms >= deadline_ms)
+	if (!may_retry || piece->failures >= tries || piece->retry_ms >= deadline_ms)
 		piece->status = status;
 }
 
