@@ -546,3 +546,45 @@ def test_glance_with_tls(glance, folder):
         assert read(uri, glance.big, (5, 100), OS_CACERT=ca).stdout == BIG[5:105]
 
 
+
+
+# ---- imagefs verify ----
+
+
+def verify(*words, **variables):
+    done = subprocess.run(
+        [harness.IMAGEFS, "verify", "-o", "store_path=" + harness.STORE_PATH, *words],
+        stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT,
+        env=environment(**variables), check=False)  # fmt: skip
+    if b"libcrypto" in done.stderr:
+        pytest.skip("imagefs was built without libcrypto")
+    head, *rows = done.stdout.decode().splitlines()
+    assert head.split() == ["NAME", "SIZE", "HASH", "RESULT"]
+    return done.returncode, {row.split()[0]: row for row in rows}
+
+
+def test_images_of_glance_are_verified_by_its_hashes(glance, located):
+    images = [glance.upload(name, data_of(i, 200000)) for i, name in
+              enumerate(("right", "wrong", "lost"))]
+    with open(glance.file_of(images[1]), "r+b") as file:
+        file.seek(199999)
+        file.write(b"\0" if data_of(1, 200000)[-1] else b"\1")
+    glance.file_of(images[2]).unlink()
+    bare = glance.register("bare", glance.file_of(images[0]), hashed=False)
+    status, rows = verify(glance.uri, "right", glance.big)
+    assert status == 0
+    assert rows["right"].endswith("equal") and "sha512" in rows["big"]
+    status, rows = verify(glance.uri, "right", "wrong", "lost", "bare", "located")
+    assert status == 1
+    assert "DIFFERENT" in rows["wrong"] and "equal" in rows["right"]
+    assert "NOT READ" in rows["lost"] and "no data" in rows["lost"]
+    assert "nothing to compare with" in rows["bare"]
+    assert verify(glance.uri, "bare")[0] == 2
+    for id in (*images[:2], bare):
+        glance.delete(id)
+    glance.set(images[2], deleted=1)
+
+
+def test_images_behind_a_login_are_verified(cloud):
+    status, rows = verify("glance:///", "big", **cloud.keystone.environment())
+    assert status == 0 and "equal" in rows["big"]
