@@ -392,16 +392,16 @@ paste.filter_factory = glance.api.middleware.context:ContextMiddleware.factory
 
 
 class Glance(Server):
-    """@stores are more file stores, {name: folder}, beside the one that uploads go to."""
+    """@drop_in is a file of configuration that counts more than the rest; uploads have to go
+    to .images nonetheless."""
 
     name = "glance"
 
-    def __init__(self, workers=1, stores=None, keystone=None, folder=None):
+    def __init__(self, workers=1, keystone=None, folder=None, drop_in=None):
         super().__init__(folder)
         self.workers = workers
-        self.stores = dict(stores or {})
         self.keystone = keystone
-        self.token = None
+        self.drop_in = drop_in
 
     @property
     def images(self):
@@ -412,25 +412,9 @@ class Glance(Server):
         for name in ("images", "staging", "tasks", "lock"):
             (self.folder / name).mkdir()
         self.configure()
-        self.manage("glance-manage", "--config-file", self.folder / "glance-api.conf", "db_sync")
-
-    def backends(self):
-        if not self.stores:
-            return f"""
-[glance_store]
-stores = file, http
-default_store = file
-filesystem_store_datadir = {self.images}
-"""
-        text = "\n[glance_store]\ndefault_backend = local\n"
-        folders = {"local": self.images, "os_glance_staging_store": self.folder / "staging",
-                   "os_glance_tasks_store": self.folder / "tasks", **self.stores}
-        for name, folder in folders.items():
-            text += f"[{name}]\nfilesystem_store_datadir = {folder}\n"
-        return text
+        self.manage("glance-manage", *self.config_arguments(), "db_sync")
 
     def configure(self):
-        backends = ", ".join(f"{name}:file" for name in ("local", *self.stores))
         keystone = self.keystone
         (self.folder / "glance-api-paste.ini").write_text(PASTE)
         (self.folder / "glance-api.conf").write_text(f"""\
@@ -442,8 +426,8 @@ log_file = {self.folder}/output
 use_stderr = false
 client_socket_timeout = 30
 show_multiple_locations = true
-{"enabled_backends = " + backends if self.stores else "enabled_import_methods = []"}
-{"" if self.stores else f"node_staging_uri = file://{self.folder}/staging"}
+enabled_import_methods = []
+node_staging_uri = file://{self.folder}/staging
 [database]
 connection = sqlite:///{self.folder}/glance.sqlite
 [oslo_concurrency]
@@ -456,7 +440,10 @@ allowed_ports = []
 [paste_deploy]
 config_file = {self.folder}/glance-api-paste.ini
 {"flavor = keystone" if keystone else ""}
-{self.backends()}
+[glance_store]
+stores = file, http
+default_store = file
+filesystem_store_datadir = {self.images}
 """ + (f"""
 [keystone_authtoken]
 www_authenticate_uri = {keystone.url}
@@ -472,7 +459,12 @@ token_cache_time = -1
 """ if keystone else ""))
 
     def command(self):
-        return [PYTHON, find("glance-api"), "--config-file", str(self.folder / "glance-api.conf")]
+        return [PYTHON, find("glance-api"), *self.config_arguments()]
+
+    def config_arguments(self):
+        """What leads a program of Glance's to the configuration."""
+        files = [self.folder / "glance-api.conf", *([self.drop_in] if self.drop_in else [])]
+        return [word for file in files for word in ("--config-file", str(file))]
 
     def set_up(self):
         if self.keystone:
