@@ -527,8 +527,9 @@ token_cache_time = -1
             database.executemany(
                 "INSERT INTO images(id, name, size, status, created_at, updated_at, deleted,"
                 " disk_format, container_format, min_disk, min_ram, protected, visibility,"
-                " os_hidden, owner) VALUES (?, ?, ?, 'active', datetime('now', ?),"
-                " datetime('now'), 0, 'raw', 'bare', 0, 0, 0, 'shared', 0, NULL)",
+                " os_hidden, owner) VALUES (?, ?, ?, 'active',"
+                " strftime('%Y-%m-%d %H:%M:%S.000000', 'now', ?),"
+                " strftime('%Y-%m-%d %H:%M:%S.000000', 'now'), 0, 'raw', 'bare', 0, 0, 0, 'shared', 0, NULL)",
                 ((id, name % i, size, "-%d seconds" % i) for i, id in enumerate(ids)))
         return ids
 
