@@ -271,10 +271,11 @@ static void run_threads(struct work *work)
 {
 	pthread_t threads[THREADS_MAX];
 	long processors = sysconf(_SC_NPROCESSORS_ONLN);
-	size_t wanted = MIN((size_t)MAX(processors, 1l), (size_t)THREADS_MAX), count = 0;
+	size_t wanted = processors > 0 ? (size_t)processors : 1, count = 0;
 
+	wanted = MIN(wanted, (size_t)THREADS_MAX);
 	/* The calling thread is one of them. */
-	while (count + 1 < MIN(wanted, work->count) &&
+	while (count + 1 < wanted && count + 1 < work->count &&
 	       !pthread_create(&threads[count], NULL, run_jobs, work))
 		count++;
 	run_jobs(work);

@@ -326,8 +326,11 @@ static void add_tags(struct attributes *attributes, const json_t *image)
 	if (!to)
 		return;
 	json_array_foreach(tags, i, tag)
-		fprintf(to, "%s%s", i > 0 ? "," : "",
-			json_string_value(tag) ? json_string_value(tag) : "");
+	{
+		const char *word = json_string_value(tag);
+
+		fprintf(to, "%s%s", i > 0 ? "," : "", word ? word : "");
+	}
 	if (fclose(to) != 0) {
 		free(text);
 		text = NULL;

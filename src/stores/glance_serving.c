@@ -293,13 +293,14 @@ static void start(struct serving *serving, struct piece *piece, struct fetch *fe
 static bool start_piece(struct serving *serving, struct piece *piece)
 {
 	struct fetch *fetch = free_fetch(serving);
+	size_t room = MIN(piece->length, (uint64_t)GLANCE_WINDOW_BYTES);
 
 	if (!fetch)
 		return false;
 	if (!piece->window.data) {
 		piece->window = (struct window){
 			.data = serving->buffers[--serving->free_buffers],
-			.room = MIN(piece->length, (uint64_t)GLANCE_WINDOW_BYTES),
+			.room = room,
 			.offset = piece->offset,
 		};
 	}

@@ -239,14 +239,15 @@ def test_a_signal_ends_it_and_its_programs(fake, number):
     fake.fault(image, "at=1000000 say=reading hang")
     with subprocess.Popen(command(fake.uri), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline().split()[0] == b"NAME"
+        assert process.stdout.readline().split()[0] == b"done"
         wait_until(lambda: fake.marked("reading"), "the image is read")
         programs = descendants(process.pid)
         assert programs
         process.send_signal(number)
         text, said = process.communicate(timeout=LIMIT)
     assert process.returncode == -number
-    assert said == b""
-    assert text.decode().splitlines()[-1].split()[0] == "done"
+    assert (text, said) == (b"", b"")
     alive = lambda: [p for p in programs if os.path.exists("/proc/%d" % p)]
     wait_until(lambda: all(state_of(p) in ("Z", None) for p in alive()), "all programs are gone")
 
