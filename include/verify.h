@@ -16,6 +16,9 @@
 
 #include "store.h"
 
+/* Not 2, which says that the arguments are wrong. */
+#define VERIFY_NO_HASH 3
+
 /* What is to be done. */
 struct verify {
 	const struct store *store;
@@ -28,7 +31,7 @@ struct verify {
  * Do it: a table on standard output, a line for each image; a progress bar on standard
  * error if that is a terminal.  Several images are read side by side, by threads that are
  * gone when it returns.  Returns 0 if all are equal; 1 if one is not, could not be read, or
- * is not there; 2 if none is wrong, but one has no hash to compare it with; -ENOTSUP if it
+ * is not there; VERIFY_NO_HASH if none is wrong, but one has no hash to compare it with; -ENOTSUP if it
  * was built without a library for hashes; or another negative errno, having said why.
  */
 int verify_store(const struct verify *verify);

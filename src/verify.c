@@ -351,7 +351,7 @@ static int sum_up(const struct work *work, size_t missing)
 		wrong |= work->jobs[i].verdict == VERDICT_DIFFERENT ||
 			 work->jobs[i].verdict == VERDICT_UNREAD;
 	}
-	return wrong ? 1 : unknown ? 2 : 0;
+	return wrong ? 1 : unknown ? VERIFY_NO_HASH : 0;
 }
 
 int verify_store(const struct verify *verify)

@@ -11,6 +11,7 @@
 #include "cleanup.h"
 #include "clock.h"
 #include "show.h"
+#include "terminal.h"
 #include "text.h"
 #include "verify-show.h"
 
@@ -47,7 +48,7 @@ static void set_signals(void)
 	}
 }
 
-/* Whether something more than text is wanted on @fd (no-color.org). */
+/* Whether @fd is a terminal that a bar can be drawn on. */
 static bool is_terminal(int fd)
 {
 	const char *term = getenv("TERM");
@@ -55,29 +56,22 @@ static bool is_terminal(int fd)
 	return isatty(fd) && term && strcmp(term, "dumb") != 0;
 }
 
-static bool wants_color(void)
-{
-	const char *no_color = getenv("NO_COLOR");
-
-	return is_terminal(STDOUT_FILENO) && !(no_color && *no_color);
-}
-
 void verify_show_begin(struct verify_show *show, struct image *const *images,
 		       size_t count, bool json)
 {
-	size_t width = strlen("NAME");
+	int width = (int)strlen("NAME");
 
 	*show = (struct verify_show){
 		.json = json,
 		.bar = is_terminal(STDERR_FILENO),
-		.color = wants_color(),
+		.color = terminal_has_colours(STDOUT_FILENO),
 		.started_ms = clock_ms(),
 	};
 	for (size_t i = 0; i < count; i++) {
-		width = MAX(width, strlen(images[i]->file_name));
+		width = MAX(width, show_columns(images[i]->file_name));
 		show->total += images[i]->size;
 	}
-	show->name_width = (int)MIN(width, (size_t)NAME_WIDTH_MAX);
+	show->name_width = MIN(width, NAME_WIDTH_MAX);
 	if (show->bar)
 		set_signals();
 	if (!json)
@@ -110,8 +104,8 @@ static void show_bar(const struct verify_show *show, uint64_t done, uint64_t now
 	memset(bar, '.', (size_t)width);
 	memset(bar, '#', (size_t)(part * width));
 	bar[width] = '\0';
-	show_size(size, done);
-	show_size(total, show->total);
+	show_size(size, done, false);
+	show_size(total, show->total, false);
 	length = snprintf(line, sizeof(line), "\r[%s] %3d%%  %s of %s  %.0f MB/s\033[K\r",
 			  bar, (int)(100 * part), size, total, rate);
 	n = write(STDERR_FILENO, line, MIN((size_t)length, sizeof(line) - 1));
@@ -142,10 +136,10 @@ static const struct {
 	const char *text;
 	const char *color; /* of a terminal */
 } verdicts[] = {
-	[VERDICT_EQUAL] = {"equal", "equal", "\033[32m"},
-	[VERDICT_DIFFERENT] = {"different", "DIFFERENT", "\033[31m"},
-	[VERDICT_UNREAD] = {"unread", "NOT READ", "\033[31m"},
-	[VERDICT_NO_HASH] = {"no hash", "nothing to compare with", "\033[33m"},
+	[VERDICT_EQUAL] = {"equal", "equal", TERMINAL_GREEN},
+	[VERDICT_DIFFERENT] = {"different", "DIFFERENT", TERMINAL_RED},
+	[VERDICT_UNREAD] = {"unread", "NOT READ", TERMINAL_RED},
+	[VERDICT_NO_HASH] = {"no hash", "nothing to compare with", TERMINAL_YELLOW},
 };
 
 static int print_row(const struct verify_show *show, const struct finding *finding)
@@ -153,7 +147,7 @@ static int print_row(const struct verify_show *show, const struct finding *findi
 	const struct image *image = finding->image;
 	CLEANUP(freep) char *name = strdup(image->file_name);
 	const char *on = show->color ? verdicts[finding->verdict].color : "";
-	const char *off = show->color ? "\033[0m" : "";
+	const char *off = show->color ? TERMINAL_OFF : "";
 	char size[SHOW_SIZE_ROOM];
 
 	if (!name)
@@ -161,8 +155,9 @@ static int print_row(const struct verify_show *show, const struct finding *findi
 	/* What a terminal acts on is not printed; a pipe gets the name as it is. */
 	if (isatty(STDOUT_FILENO))
 		text_make_printable(name);
-	show_size(size, image->size);
-	printf("%-*s  %6s  %-8s  %s%s%s", show->name_width, name, size,
+	show_size(size, image->size, false);
+	printf("%s%*s  %6s  %-8s  %s%s%s", name,
+	       MAX(show->name_width - show_columns(name), 0), "", size,
 	       finding->algorithm ? finding->algorithm : "-", on,
 	       verdicts[finding->verdict].text, off);
 	if (finding->verdict == VERDICT_DIFFERENT)

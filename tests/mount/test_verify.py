@@ -109,11 +109,11 @@ def test_what_a_program_takes_back_at_its_end_is_not_equal(fake):
 def test_an_image_without_a_hash_has_nothing_to_compare_with(fake):
     fake.image("plain", 5000)
     status, text, said = verify(fake.uri)
-    assert (status, said) == (2, "")
+    assert (status, said) == (3, "")
     assert rows(text) == {"plain": "4.9K - nothing to compare with"}
     assert fake.calls("read") == []
     add(fake, "good", 5000)
-    assert verify(fake.uri)[0] == 2
+    assert verify(fake.uri)[0] == 3
     assert verify(fake.uri, "good")[0] == 0
     add(fake, "bad", 5000, os_hash_value="0" * 128)
     assert verify(fake.uri)[0] == 1
@@ -153,7 +153,7 @@ def test_a_store_that_cannot_be_listed_is_an_error(fake):
     status, text, said = verify(fake.uri)
     assert status == 1 and text == "" and "no list today" in said
     assert verify("nothing://")[0] == 1
-    assert verify()[0] == 1
+    assert verify()[0] == 2  # as for all wrong arguments
 
 
 def test_no_images_at_all_are_all_equal(fake):

@@ -579,7 +579,7 @@ def test_images_of_glance_are_verified_by_its_hashes(glance, located):
     assert "DIFFERENT" in rows["wrong"] and "equal" in rows["right"]
     assert "NOT READ" in rows["lost"] and "no data" in rows["lost"]
     assert "nothing to compare with" in rows["bare"]
-    assert verify(glance.uri, "bare")[0] == 2
+    assert verify(glance.uri, "bare")[0] == 3
     for id in (*images[:2], bare):
         glance.delete(id)
     glance.set(images[2], deleted=1)
