@@ -13,12 +13,14 @@
 /* What a list is in the order of: names ascending, the others from the largest down. */
 enum order { ORDER_NAME, ORDER_SIZE, ORDER_TIME, ORDER_ALLOCATED };
 
-enum action { ACTION_MOUNT, ACTION_LIST, ACTION_HELP, ACTION_VERSION };
+enum action { ACTION_MOUNT, ACTION_LIST, ACTION_VERIFY, ACTION_HELP, ACTION_VERSION };
 
 struct options {
 	enum action action;
 	char *store;
 	char *mountpoint; /* absolute */
+	char **images; /* to be verified */
+	size_t image_count;
 	bool foreground;
 	bool debug;
 	bool json, bytes, reverse; /* of a list */

@@ -16,6 +16,7 @@
 #include "log.h"
 #include "service.h"
 #include "show.h"
+#include "verify.h"
 
 #define STR(x) #x
 #define XSTR(x) STR(x)
@@ -259,6 +260,23 @@ static int list_store(const struct options *options)
 	return ret;
 }
 
+/* Returns the exit status, or a negative errno. */
+static int verify_images(const struct options *options)
+{
+	CLEANUP(store_freep) struct store *store = NULL;
+	CLEANUP(warden_freep) struct warden *warden = NULL;
+	int ret = open_store(options, &warden, &store);
+
+	if (ret < 0)
+		return ret;
+	return verify_store(&(struct verify){
+		.store = store,
+		.names = options->images,
+		.name_count = options->image_count,
+		.json = options->json,
+	});
+}
+
 /* Serve until the end, and leave nothing behind. */
 static int serve(const struct options *options, struct engine *engine,
 		 struct catalog *catalog, struct background *background)
@@ -324,6 +342,7 @@ static int mount_store(struct options *options)
 	return ret;
 }
 
+/* Returns the exit status, or a negative errno. */
 static int act(struct options *options)
 {
 	switch (options->action) {
@@ -335,6 +354,8 @@ static int act(struct options *options)
 		break;
 	case ACTION_LIST:
 		return list_store(options);
+	case ACTION_VERIFY:
+		return verify_images(options);
 	case ACTION_MOUNT:
 		return mount_store(options);
 	}
@@ -351,7 +372,9 @@ int main(int argc, char **argv)
 		set_signals();
 		if (options.debug)
 			log_set_level(LOG_DEBUG);
-		status = act(&options) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+		status = act(&options);
+		if (status < 0)
+			status = EXIT_FAILURE;
 	}
 	options_fini(&options);
 	return status;

@@ -305,12 +305,13 @@ static int set_order(struct options *options, const char *name)
 static int set_long(struct options *options, const char *name)
 {
 	bool list = options->action == ACTION_LIST;
+	bool verify = options->action == ACTION_VERIFY;
 
 	if (!strcmp(name, "help"))
 		options->action = ACTION_HELP;
 	else if (!strcmp(name, "version"))
 		options->action = ACTION_VERSION;
-	else if (list && !strcmp(name, "json"))
+	else if ((list || verify) && !strcmp(name, "json"))
 		options->json = true;
 	else if (list && !strcmp(name, "bytes"))
 		options->bytes = true;
@@ -325,11 +326,25 @@ static int set_long(struct options *options, const char *name)
 	return 0;
 }
 
-/* A word that is no option: list, the store, or the mount point. */
+static int add_image(struct options *options, const char *name)
+{
+	char **images =
+		reallocarray(options->images, options->image_count + 1, sizeof(*images));
+
+	if (!images)
+		return -ENOMEM;
+	options->images = images;
+	images[options->image_count] = strdup(name);
+	return images[options->image_count++] ? 0 : -ENOMEM;
+}
+
+/* A word that is no option: the store, the mount point, or an image to be verified. */
 static int set_word(struct options *options, const char *word)
 {
 	if (!options->store)
 		return set_text(&options->store, strdup(word));
+	if (options->action == ACTION_VERIFY)
+		return add_image(options, word);
 	if (!options->mountpoint && options->action != ACTION_LIST)
 		return set_text(&options->mountpoint, strdup(word));
 	log_line(LOG_ERR, "%s: one argument too many (see imagefs --help)", word);
@@ -389,6 +404,8 @@ static int check(struct options *options)
 		log_line(LOG_ERR, "usage: imagefs %s (see imagefs --help)",
 			 options->action == ACTION_LIST
 				 ? "list [--json] [-o OPTIONS] STORE"
+			 : options->action == ACTION_VERIFY
+				 ? "verify [--json] [-o OPTIONS] STORE [IMAGE ...]"
 				 : "[-o OPTIONS] STORE MOUNTPOINT");
 		return -EINVAL;
 	}
@@ -401,7 +418,7 @@ static int check(struct options *options)
 		log_line(LOG_ERR, "rw: images are read-only; mount with ro");
 		return -EINVAL;
 	}
-	if (options->action == ACTION_LIST)
+	if (options->action != ACTION_MOUNT)
 		return 0;
 	return check_mountpoint(options);
 }
@@ -427,7 +444,9 @@ int options_parse(int argc, char **argv, struct options *ret_options)
 		return -ENOMEM;
 	if (argc > 1 && !strcmp(argv[1], "list"))
 		options->action = ACTION_LIST;
-	for (int i = options->action == ACTION_LIST ? 2 : 1; i < argc && !ret; i++) {
+	if (argc > 1 && !strcmp(argv[1], "verify"))
+		options->action = ACTION_VERIFY;
+	for (int i = options->action == ACTION_MOUNT ? 1 : 2; i < argc && !ret; i++) {
 		const char *arg = argv[i];
 
 		if (!strcmp(arg, "--")) {
@@ -458,6 +477,9 @@ void options_fini(struct options *options)
 {
 	free(options->store);
 	free(options->mountpoint);
+	for (size_t i = 0; i < options->image_count; i++)
+		free(options->images[i]);
+	free(options->images);
 	free(options->fsname);
 	free(options->store_path);
 	free(options->store_user);
@@ -470,15 +492,17 @@ void options_help(FILE *file)
 {
 	fputs("usage: imagefs [-f] [-d] [-o OPTIONS] STORE MOUNTPOINT\n"
 	      "       imagefs list [--json] [--bytes] [--sort=KEY] [--reverse] [-o OPTIONS] STORE\n"
+	      "       imagefs verify [--json] [-o OPTIONS] STORE [IMAGE ...]\n"
 	      "\n"
-	      "Mount the images of a store as read-only files, or list them.\n"
+	      "Mount the images of a store as read-only files; list them; or read them and\n"
+	      "compare them with the hashes that the store gives.\n"
 	      "STORE is a folder or a URI: dir:///srv/images, sheepdog://host/, ...\n"
 	      "\n"
 	      "  -f         stay in the foreground\n"
 	      "  -d         the same, with a line for everything that happens\n"
 	      "  -h, --help\n"
 	      "  -V, --version\n"
-	      "  --json     list: one JSON object for each image\n"
+	      "  --json     list, verify: one JSON object for each image\n"
 	      "  --bytes    list: sizes in bytes\n"
 	      "  --sort=KEY list: by name, size, time or allocated (default: name)\n"
 	      "  --reverse  list: in the other order\n"

@@ -14,8 +14,7 @@
 #define SIZE_DIGITS 19 /* of 2^63 */
 #define NAME_COLUMNS 60
 
-/* Bytes, or unless @exact in at most six characters: "1.5G", "512", "16E". */
-static void print_size(char *text, size_t room, uint64_t bytes, bool exact)
+void show_size(char text[SHOW_SIZE_ROOM], uint64_t bytes, bool exact)
 {
 	static const char units[] = " KMGTPE";
 	double value = (double)bytes;
@@ -26,11 +25,11 @@ static void print_size(char *text, size_t room, uint64_t bytes, bool exact)
 		unit++;
 	}
 	if (bytes == UINT64_MAX)
-		snprintf(text, room, "-");
+		snprintf(text, SHOW_SIZE_ROOM, "-");
 	else if (!unit)
-		snprintf(text, room, "%" PRIu64, bytes);
+		snprintf(text, SHOW_SIZE_ROOM, "%" PRIu64, bytes);
 	else
-		snprintf(text, room, value < 9.95 ? "%.1f%c" : "%.0f%c", value,
+		snprintf(text, SHOW_SIZE_ROOM, value < 9.95 ? "%.1f%c" : "%.0f%c", value,
 			 units[unit]);
 }
 
@@ -43,8 +42,7 @@ static void print_time(char *text, size_t room, const struct timespec *when)
 		snprintf(text, room, "-");
 }
 
-/* The characters of a name that is UTF-8. */
-static int columns(const char *name)
+int show_columns(const char *name)
 {
 	int count = 0;
 
@@ -56,18 +54,19 @@ static int columns(const char *name)
 static int show_row(FILE *file, const struct image *image, int width, bool bytes)
 {
 	CLEANUP(freep) char *name = strdup(image->file_name);
-	char size[32], allocated[32], when[32];
+	char size[SHOW_SIZE_ROOM], allocated[SHOW_SIZE_ROOM], when[32];
 
 	if (!name)
 		return -ENOMEM;
 	/* What a terminal acts on is not printed; a pipe gets the name as it is. */
 	if (isatty(fileno(file)))
 		text_make_printable(name);
-	print_size(size, sizeof(size), image->size, bytes);
-	print_size(allocated, sizeof(allocated), image->allocated, bytes);
+	show_size(size, image->size, bytes);
+	show_size(allocated, image->allocated, bytes);
 	print_time(when, sizeof(when), &image->mtime);
-	fprintf(file, "%s%*s  %*s  %*s  %s\n", name, MAX(width - columns(name), 0), "",
-		bytes ? SIZE_DIGITS : 8, size, bytes ? SIZE_DIGITS : 9, allocated, when);
+	fprintf(file, "%s%*s  %*s  %*s  %s\n", name, MAX(width - show_columns(name), 0),
+		"", bytes ? SIZE_DIGITS : 8, size, bytes ? SIZE_DIGITS : 9, allocated,
+		when);
 	return 0;
 }
 
@@ -77,7 +76,7 @@ static int show_table(FILE *file, struct image *const *images, size_t count, boo
 	int width = 4, ret = 0;
 
 	for (size_t i = 0; i < count; i++)
-		width = MAX(width, columns(images[i]->file_name));
+		width = MAX(width, show_columns(images[i]->file_name));
 	width = MIN(width, NAME_COLUMNS);
 	fprintf(file, "%s%-*s  %*s  %*s  %s%s\n", bold ? TERMINAL_BOLD : "", width,
 		"NAME", bytes ? SIZE_DIGITS : 8, "SIZE", bytes ? SIZE_DIGITS : 9,
@@ -92,8 +91,7 @@ static void json_freep(json_t **json)
 	json_decref(*json);
 }
 
-/* Set @key to the text, or @key_hex to its bytes where it is not UTF-8. */
-static int set_text(json_t *json, const char *key, const char *text)
+int show_set_text(json_t *json, const char *key, const char *text)
 {
 	CLEANUP(freep) char *hex = NULL;
 	char *out, key_hex[32];
@@ -130,9 +128,9 @@ static int show_image(FILE *file, const struct image *image)
 	double mtime = (double)image->mtime.tv_sec + (double)image->mtime.tv_nsec / 1e9;
 	int ret;
 
-	if (!json || set_text(json, "file", image->file_name) < 0 ||
-	    set_text(json, "name", image->name) < 0 ||
-	    set_text(json, "id", image->id) < 0)
+	if (!json || show_set_text(json, "file", image->file_name) < 0 ||
+	    show_set_text(json, "name", image->name) < 0 ||
+	    show_set_text(json, "id", image->id) < 0)
 		return -ENOMEM;
 	ret = json_object_set_new(json, "size", json_integer((json_int_t)image->size));
 	if (image->allocated <= INT64_MAX)

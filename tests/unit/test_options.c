@@ -450,6 +450,27 @@ static void a_list_needs_no_mountpoint(void **state)
 	parsed_fini(&parsed);
 }
 
+static void verify_takes_a_store_and_any_number_of_images(void **state)
+{
+	struct kit *kit = *state;
+	struct parsed parsed;
+
+	assert_taken(kit, &parsed, "verify", "s:");
+	assert_int_equal(parsed.options.action, ACTION_VERIFY);
+	assert_string_equal(parsed.options.store, "s:");
+	assert_int_equal(parsed.options.image_count, 0);
+	parsed_fini(&parsed);
+	assert_taken(kit, &parsed, "verify", "--json", "-ostall=2", "s:", "one", "--",
+		     "-two");
+	assert_true(parsed.options.json);
+	assert_int_equal(parsed.options.image_count, 2);
+	assert_string_equal(parsed.options.images[0], "one");
+	assert_string_equal(parsed.options.images[1], "-two");
+	assert_null(parsed.options.mountpoint);
+	parsed_fini(&parsed);
+	assert_refused(kit, "usage", "verify");
+}
+
 static void a_store_may_be_called_list(void **state)
 {
 	struct kit *kit = *state;
@@ -551,6 +572,7 @@ int main(void)
 		KIT_TEST(a_word_too_many_is_refused),
 		KIT_TEST(a_mountpoint_that_is_not_there_is_refused),
 		KIT_TEST(a_list_needs_no_mountpoint),
+		KIT_TEST(verify_takes_a_store_and_any_number_of_images),
 		KIT_TEST(a_store_may_be_called_list),
 		KIT_TEST(help_and_version_need_nothing_else),
 		KIT_TEST(the_help_names_every_option_that_takes_a_value),
