@@ -40,7 +40,7 @@ static pthread_mutex_t kept_lock = PTHREAD_MUTEX_INITIALIZER;
 static char *kept[KEPT_LINES];
 static size_t kept_next;
 
-static _Atomic(enum target) target;
+static _Atomic int target; /* an enum target */
 static atomic_bool coloured;
 static atomic_int least = LOG_INFO;
 static char *store;
