@@ -185,7 +185,7 @@ static void write_line(struct line *line)
 {
 	text_make_printable(line->text);
 	keep(line->text);
-	switch (target) {
+	switch (atomic_load(&target)) {
 	case TARGET_JOURNAL:
 		write_journal(line);
 		break;
