@@ -410,11 +410,11 @@ static int check(struct options *options)
 		return -EINVAL;
 	}
 	/*
-	 * mount(8) says rw, dev and suid of itself, or the contrary of the latter two; a
-	 * person who says rw alone is told.
+	 * mount(8) says rw of itself, with dev or suid or the contrary of them; a person who
+	 * says rw alone is told.
 	 */
-	if (options->rw && !((options->dev || has_kernel_option(options, "nodev")) &&
-			     (options->suid || has_kernel_option(options, "nosuid")))) {
+	if (options->rw && !options->dev && !options->suid &&
+	    !has_kernel_option(options, "nodev") && !has_kernel_option(options, "nosuid")) {
 		log_line(LOG_ERR, "rw: images are read-only; mount with ro");
 		return -EINVAL;
 	}

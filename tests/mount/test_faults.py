@@ -236,7 +236,6 @@ def test_a_reader_that_hangs_is_ended_and_an_error(fake, mounted, where, hang):
     check(mount / "a", image)
 
 
-@pytest.mark.xfail(strict=True, reason="a lane gives out the last byte unconfirmed")
 @pytest.mark.parametrize("hang", ["hang", "hang=deaf", "grandchild=deaf hang=deaf"])
 def test_a_reader_that_hangs_at_the_end_is_an_error_however_often_it_is_asked(fake, mounted, hang):
     """Also when the time has passed in which it is refused without asking the store."""

@@ -194,10 +194,10 @@ for offset in range(0, 1 << 20, 1 << 16):
         sys.exit(os.strerror(ctypes.get_errno()))
 if libc.lseek(fd, 0, os.SEEK_HOLE) < 0:
     sys.exit("lseek: " + os.strerror(ctypes.get_errno()))
+signal.setitimer(signal.ITIMER_REAL, 0)
 """
 
 
-@pytest.mark.xfail(strict=True, reason="any interrupt ends with EINTR, also one that is handled")
 def test_a_signal_that_a_program_handles_does_not_fail_its_reads(fake, mounted):
     """As on any disk: with a handler that restarts calls, nobody expects EINTR of a file."""
     image = fake.image("a", SIZE)
@@ -256,13 +256,9 @@ def test_a_store_that_hangs_stops_no_unmount(hanging):
     hanging.wait_end()
 
 
-HELD_UP = pytest.mark.xfail(strict=True, reason="the kernel drops the pages of an image that is "
-                            "opened, and waits for those that are being read")
-
-
 @pytest.mark.parametrize("name,immutable", [
     ("direct dd", False), ("cat", True), ("mmap", True),
-    pytest.param("cat", False, marks=HELD_UP), pytest.param("mmap", False, marks=HELD_UP)])
+    ("cat", False), ("mmap", False)])
 def test_an_image_that_hangs_can_be_opened(fake, mounted, processes, name, immutable):
     image = fake.image("a", SIZE, immutable=immutable)
     fake.fault(image, "at=%d say=hangs hang=deaf" % (3 * MIB))

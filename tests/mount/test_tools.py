@@ -224,11 +224,6 @@ def check_thin_cost(fake, image):
 
 
 READS_ZEROS = "holes are known only to who seeks for them: zeros are read from the store"
-# io_uring's work for a task looks like a signal to the kernel's FUSE, which then says that
-# the request is interrupted.  qemu takes an lseek that failed for data, and a read that
-# failed for an error of the disk.
-INTERRUPTED = "a request that is interrupted though no signal came ends with EINTR"
-AT_TIMES = pytest.mark.xfail(strict=False, reason=INTERRUPTED)
 
 
 @pytest.mark.parametrize("how", ["", "--sparse=auto", "--sparse=always"])
@@ -270,7 +265,6 @@ def test_cat_of_a_thin_image_costs_its_data(fake, thin, mounted):
     check_thin_cost(fake, thin)
 
 
-@AT_TIMES
 @needs("qemu-img")
 @pytest.mark.parametrize("how", ["-O raw", "-O qcow2", "-O raw -W -m 16"])
 def test_qemu_img_convert_of_a_thin_image_costs_its_data(fake, thin, mounted, folder, how):
@@ -283,7 +277,6 @@ def test_qemu_img_convert_of_a_thin_image_costs_its_data(fake, thin, mounted, fo
     check_thin_cost(fake, thin)
 
 
-@AT_TIMES
 @needs("qemu-img")
 def test_qemu_img_map_of_a_thin_image_reads_nothing(fake, thin, mounted):
     mount = mounted(fake.uri)
@@ -325,7 +318,6 @@ def test_qemu_img_check(disks):
     assert "No errors were found" in run("qemu-img", "check", disks / "disk.qcow2").stdout
 
 
-@AT_TIMES
 def test_qemu_img_compare(disks, images):
     for one in ("disk.raw", "disk.qcow2"):
         for other in ("disk.raw", "disk.qcow2"):
@@ -355,14 +347,12 @@ def data_runs(path):
     return [(run_["start"], run_["length"]) for run_ in json.loads(text) if run_["data"]]
 
 
-@AT_TIMES
 def test_qemu_img_map(disks, images):
     expected = data_runs(images / "disk.raw")
     assert len(expected) == 20
     assert data_runs(disks / "disk.raw") == expected
 
 
-@pytest.mark.xfail(strict=True, reason=INTERRUPTED)
 @needs("qemu-img")
 def test_qemu_img_finds_the_holes_of_a_store_that_takes_its_time(fake, thin, mounted):
     fake.fault("extents." + thin.id, "delay=200")
@@ -371,7 +361,6 @@ def test_qemu_img_finds_the_holes_of_a_store_that_takes_its_time(fake, thin, mou
         assert data_runs(mount / "thin.raw") == THIN_RUNS
 
 
-@pytest.mark.xfail(strict=True, reason=INTERRUPTED)
 @needs("qemu-img")
 def test_native_aio_of_a_store_that_takes_its_time(fake, mounted):
     image = fake.image("disk.raw", 200 * MIB)
@@ -388,7 +377,6 @@ def test_qemu_img_map_of_a_qcow2(disks, images):
     assert one == other
 
 
-@AT_TIMES
 @pytest.mark.parametrize("name", ["disk.raw", "disk.qcow2"])
 def test_qemu_img_measure(disks, images, name):
     one, other = [run("qemu-img", "measure", "--output=json", "-O", "qcow2", path).stdout
@@ -400,7 +388,7 @@ NATIVE = "-c 500 -d 32 -s 64k -S 200k -t none -i native"
 
 
 @pytest.mark.parametrize("how", ["-c 2000 -d 64 -s 4k", "-c 200 -d 16 -s 1M -t none",
-                                 pytest.param(NATIVE, marks=AT_TIMES),
+                                 NATIVE,
                                  "-c 500 -d 32 -s 64k -i io_uring -t none"])
 @pytest.mark.parametrize("name", ["disk.raw", "disk.qcow2"])
 def test_qemu_img_bench(disks, name, how):
@@ -408,7 +396,7 @@ def test_qemu_img_bench(disks, name, how):
 
 
 @pytest.mark.parametrize("how", ["", "-t none", "-t directsync", "-t none -i io_uring",
-                                 pytest.param("-t none -i native", marks=AT_TIMES)])
+                                 "-t none -i native"])
 @pytest.mark.parametrize("name", ["disk.raw", "disk.qcow2"])
 def test_qemu_io_finds_each_pattern(disks, name, how):
     numbers = [7, 3, 19, 1, 12, 18, 5, 11, 2, 16]
