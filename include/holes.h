@@ -47,6 +47,8 @@ struct holes {
 	/* guarded by the lock */
 	struct extents *extents; /* the last ones, or NULL */
 	uint64_t asked_ms; /* when they were asked for */
+	uint64_t next_ms; /* before that they are not asked for unless somebody waits */
+	bool wanted; /* though nobody waits */
 	struct seeks seeks; /* wait for the next */
 	bool asking;
 };
@@ -72,6 +74,12 @@ bool holes_cover(const struct holes *holes, uint64_t since_ms, uint64_t offset,
  * not taken, -EINTR if it was given up.
  */
 int holes_seek(struct holes *holes, struct seek *seek);
+
+/*
+ * Somebody who opened the image at @since_ms reads much of it, and would gain from knowing
+ * the holes.  Returns whether holes_run() is to be run on a thread.
+ */
+bool holes_want(struct holes *holes, uint64_t since_ms);
 
 /* Ask the store, on this thread, and answer all who wait.  Drops the lock meanwhile. */
 void holes_run(struct holes *holes);

@@ -29,6 +29,7 @@ struct member {
 	uint64_t joined_ms; /* clock.h */
 	uint64_t serial;
 	uint64_t position; /* where its reads go on, if they run */
+	uint64_t run_start; /* where the first of them was */
 	uint64_t read_ms; /* when it last read */
 	bool runs; /* its last reads came one after the other */
 };

@@ -7,6 +7,7 @@
 #include "holes.h"
 
 #define GOOD_MS 1000 /* how long the holes of an image that can change are believed */
+#define PAUSE 10 /* and asked for in vain, or again, after so many times what it took */
 
 int holes_init(struct holes *holes, struct engine *engine, struct image *image,
 	       pthread_mutex_t *lock)
@@ -104,6 +105,7 @@ static void ask(struct holes *holes)
 	pthread_mutex_unlock(holes->lock);
 	err = extents_new(holes->engine->store, holes->image, holes->wake_fd, &extents);
 	pthread_mutex_lock(holes->lock);
+	holes->next_ms = clock_ms() + PAUSE * (clock_ms() - asked_ms) + (err ? GOOD_MS : 0);
 	if (!err) {
 		extents_unref(holes->extents);
 		holes->extents = extents_ref(extents);
@@ -118,16 +120,33 @@ static void ask(struct holes *holes)
 	extents_unref(extents);
 }
 
+bool holes_want(struct holes *holes, uint64_t since_ms)
+{
+	uint64_t now = clock_ms();
+
+	if (holes->asking || now < holes->next_ms)
+		return false;
+	/* Those that will not be good for long are looked for early. */
+	if (is_good(holes, since_ms) &&
+	    (holes->image->immutable || now - holes->asked_ms < GOOD_MS / 2))
+		return false;
+	holes->wanted = holes->asking = true;
+	return true;
+}
+
 void holes_run(struct holes *holes)
 {
-	while (!TAILQ_EMPTY(&holes->seeks))
+	while (holes->wanted || !TAILQ_EMPTY(&holes->seeks)) {
+		holes->wanted = false;
 		ask(holes);
+	}
 	holes->asking = false;
 }
 
 void holes_fail(struct holes *holes, int err)
 {
-	holes->asking = false;
+	holes->asking = holes->wanted = false;
+	holes->next_ms = clock_ms() + GOOD_MS;
 	answer_all(holes, err, NULL, UINT64_MAX);
 }
 

@@ -19,6 +19,7 @@
 #define REFUSAL_MS 1000
 #define HOLD_MS 50 /* so long those in front wait for one who has fallen behind */
 #define ZEROS_SIZE (1u << 20)
+#define HOLES_AFTER (4u << 20) /* who has read so much on end may gain from the holes */
 
 /* A run of reads, one after the other, that no stream answered; or where one ended. */
 struct trail {
@@ -177,6 +178,8 @@ static void note_member(struct member *member, const struct read *read)
 	/* The kernel's read-ahead comes out of order. */
 	member->runs = read->offset <= member->position + read->size &&
 		       member->position <= read->offset + 2 * read->size;
+	if (!member->runs)
+		member->run_start = read->offset;
 	member->position = member->runs ? MAX(member->position, read->offset + read->size)
 					: read->offset + read->size;
 	member->read_ms = clock_ms();
@@ -388,6 +391,23 @@ static int start_locked(struct pool *pool, void *(*run)(void *), void *context)
 	if (ret < 0)
 		pool->refs--;
 	return ret;
+}
+
+/* Who reads all of a thin image is better told where there is nothing. */
+static void look_for_holes_locked(struct pool *pool, const struct member *member)
+{
+	uint64_t allocated = pool->image->allocated;
+	int ret;
+
+	if (!member->runs || member->position - member->run_start < HOLES_AFTER ||
+	    allocated >= pool->image->size ||
+	    pool->image->size - allocated < ZEROS_SIZE || pool->closed)
+		return;
+	if (!holes_want(&pool->holes, member->joined_ms))
+		return;
+	ret = start_locked(pool, run_holes, pool);
+	if (ret < 0)
+		holes_fail(&pool->holes, ret);
 }
 
 static int open_stream_locked(struct pool *pool, uint64_t start,
@@ -648,6 +668,7 @@ void pool_read(struct pool *pool, struct member *member, struct read *read)
 		pool_rest();
 	pthread_mutex_lock(&pool->lock);
 	note_member(member, read);
+	look_for_holes_locked(pool, member);
 	err = refusal_locked(pool, member, read);
 	/* Of a lost version nothing is given, not even what is there. */
 	if (!pool->err && !pool->closed) {
@@ -664,8 +685,11 @@ void pool_read(struct pool *pool, struct member *member, struct read *read)
 		if (err && err != -EINTR)
 			failed = image_ref(pool->image);
 	}
-	if (is_hole)
+	if (is_hole) {
 		count_up(pool, COUNT_HOLES);
+		/* The data behind it is read on. */
+		runs_on(pool, read);
+	}
 	pthread_mutex_unlock(&pool->lock);
 	/* From the reply on the pool may be gone. */
 	if (failed)

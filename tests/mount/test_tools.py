@@ -223,9 +223,6 @@ def check_thin_cost(fake, image):
     assert fake.sent_bytes(image) <= 1.2 * THIN_DATA + len(THIN_RUNS) * 2 * MIB
 
 
-READS_ZEROS = "holes are known only to who seeks for them: zeros are read from the store"
-
-
 @pytest.mark.parametrize("how", ["", "--sparse=auto", "--sparse=always"])
 def test_cp_of_a_thin_image_costs_its_data(fake, thin, mounted, folder, how):
     mount = mounted(fake.uri)
@@ -250,7 +247,6 @@ def test_rsync_of_a_thin_image_is_thin(fake, thin, mounted, folder):
     check_thin_copy(thin, folder / "copy")
 
 
-@pytest.mark.xfail(strict=True, reason=READS_ZEROS)
 @needs("rsync")
 def test_rsync_of_a_thin_image_costs_its_data(fake, thin, mounted, folder):
     mount = mounted(fake.uri)
@@ -258,7 +254,6 @@ def test_rsync_of_a_thin_image_costs_its_data(fake, thin, mounted, folder):
     check_thin_cost(fake, thin)
 
 
-@pytest.mark.xfail(strict=True, reason=READS_ZEROS)
 def test_cat_of_a_thin_image_costs_its_data(fake, thin, mounted):
     mount = mounted(fake.uri)
     run("dd", "if=%s" % (mount / "thin.raw"), "of=/dev/null", "bs=1M", limit=120)
