@@ -105,7 +105,8 @@ static void ask(struct holes *holes)
 	pthread_mutex_unlock(holes->lock);
 	err = extents_new(holes->engine->store, holes->image, holes->wake_fd, &extents);
 	pthread_mutex_lock(holes->lock);
-	holes->next_ms = clock_ms() + PAUSE * (clock_ms() - asked_ms) + (err ? GOOD_MS : 0);
+	holes->next_ms =
+		clock_ms() + PAUSE * (clock_ms() - asked_ms) + (err ? GOOD_MS : 0);
 	if (!err) {
 		extents_unref(holes->extents);
 		holes->extents = extents_ref(extents);

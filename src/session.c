@@ -386,6 +386,8 @@ static int mount_session(struct fs *fs)
 		ret = -EIO;
 	}
 	mounting = false;
+	if (!ret)
+		ret = session_set_io(fs);
 	if (ret < 0)
 		log_line(LOG_ERR, "%s: cannot be mounted on%s%s", fs->options->mountpoint,
 			 said_mounting ? ": " : "", said_mounting ? said_mounting : "");

@@ -419,3 +419,19 @@ def test_memory_stays_mapped_when_the_file_is_closed(fake, mounted):
     for offset in (30 * MIB, 0, 39 * MIB, 10 * MIB):
         assert memory[offset : offset + MIB] == image.bytes(offset, MIB)
     memory.close()
+
+
+@pytest.mark.parametrize("options", ["", "direct_io", "immutable"])
+@pytest.mark.parametrize("flags", [mmap.MAP_SHARED, mmap.MAP_PRIVATE], ids=["shared", "private"])
+def test_every_file_can_be_mapped(fake, mounted, options, flags):
+    if flags == mmap.MAP_SHARED and options == "direct_io" and release() < (6, 6):
+        pytest.skip("this kernel maps no file shared that is opened for direct I/O")
+    image = fake.image("a", 3 * MIB + 5)
+    mount = mounted(fake.uri, options)
+    with open(mount / "a", "rb") as file:
+        with mmap.mmap(file.fileno(), 0, flags, mmap.PROT_READ) as memory:
+            assert memory[:] == image.bytes(0, image.size)
+
+
+def release():
+    return tuple(int(part) for part in os.uname().release.split(".")[:2])
