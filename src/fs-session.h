@@ -8,7 +8,6 @@
 
 #include <fuse_lowlevel.h>
 #include <pthread.h>
-#include <stdatomic.h>
 #include <sys/queue.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -88,7 +87,7 @@ struct fs {
 	int ready_fd; /* an eventfd: the kernel has begun the session */
 	int ended_fd; /* an eventfd: a worker has seen the session's end */
 	char *device; /* "MAJOR:MINOR" of the mount */
-	atomic_bool began; /* the kernel was answered for the first time */
+	bool began; /* the kernel was answered for the first time; the receiver's */
 	bool watching; /* watch has been started */
 	struct watch watch;
 	pthread_mutex_t receiver; /* held by the worker that takes requests */
@@ -138,11 +137,8 @@ char *fs_text_of(struct fs *fs, fuse_ino_t node);
 /* Let another worker take requests: this one has something longer to do. */
 void session_hand_over(struct fs *fs);
 
-/*
- * Speak with the kernel through what fs_io.c adds, from before the first request.  Returns
- * 0 or a negative errno.
- */
-int session_set_io(struct fs *fs);
+/* Answer the kernel's first request (fs_init.c).  Returns 0 or a negative errno. */
+int session_begin(struct fs *fs, const struct fuse_buf *buffer);
 
 /* The operations, as libfuse documents them. */
 void fs_lookup(fuse_req_t req, fuse_ino_t parent, const char *name);

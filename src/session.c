@@ -126,7 +126,11 @@ static void *be_worker(void *context)
 			continue;
 		if (ret <= 0)
 			break;
-		fuse_session_process_buf(fs->session, &buffer);
+		if (fs->began)
+			fuse_session_process_buf(fs->session, &buffer);
+		else if (session_begin(fs, &buffer) < 0)
+			break;
+		fs->began = true;
 	}
 	session_hand_over(fs);
 	free(buffer.mem);
@@ -386,8 +390,6 @@ static int mount_session(struct fs *fs)
 		ret = -EIO;
 	}
 	mounting = false;
-	if (!ret)
-		ret = session_set_io(fs);
 	if (ret < 0)
 		log_line(LOG_ERR, "%s: cannot be mounted on%s%s", fs->options->mountpoint,
 			 said_mounting ? ": " : "", said_mounting ? said_mounting : "");

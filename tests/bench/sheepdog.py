@@ -42,10 +42,13 @@ class Vdi:
 
 
 class Imagefs(run.Imagefs):
+    scheme = "sheepdog"
+
     def open(self):
         need(str(self.bench.build / "imagefs"), "meson setup build && ninja -C build")
         options = ",".join(["store_path=%s" % self.bench.build, *self.options])
-        self.start(self.bench.build / "imagefs", "-f", "-o", options, self.bench.uri(),
+        self.start(self.bench.build / "imagefs", "-f", "-o", options,
+                   self.bench.cluster.uri(self.scheme),
                    self.folder)
         run.wait_until(lambda: os.path.ismount(self.folder), "imagefs has mounted", self.server)
 
@@ -59,6 +62,12 @@ class Plain(Imagefs):
 
 class Fresh(Imagefs):
     options = ("ttl=1",)
+
+
+class ByDog(Imagefs):
+    """The store that runs sheepdog's own tool."""
+
+    scheme = "dog"
 
 
 class Program(run.Way):
@@ -211,6 +220,7 @@ def all_rows():
     mounts = (Sheepfs, SheepfsPages)
     add((Dog, *mounts), "dd", "dd bs=1M", "MB/s", rate)
     add((PlainLimit, OneLimit), "dd", "dd bs=1M", "MB/s", rate)
+    add((Dog,), "by-dog", "dd bs=1M by dog://", "MB/s", rate, ours=ByDog)
     add(mounts, "random1", "random 4 KiB, one at a time", "/s",
         lambda way: random_reads(way, 1))
     add(mounts, "random16", "random 4 KiB, 16 at a time", "/s",

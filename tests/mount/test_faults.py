@@ -237,12 +237,13 @@ def test_a_reader_that_hangs_is_ended_and_an_error(fake, mounted, where, hang):
 
 
 @pytest.mark.parametrize("hang", ["hang", "hang=deaf", "grandchild=deaf hang=deaf"])
-def test_a_reader_that_hangs_at_the_end_is_an_error_however_often_it_is_asked(fake, mounted, hang):
+def test_an_end_that_did_not_come_is_an_error_however_often_it_is_asked(fake, mounted, hang):
     """Also when the time has passed in which it is refused without asking the store."""
     image = fake.image("a", SIZE)
     fake.fault(image, "at=end " + hang)
     mount = mounted(fake.uri, "stall=1", noisy=True)
     with open(mount / "a", "rb", buffering=0) as file:
+        assert read_error(mount / "a") == errno.EIO
         end = time.monotonic() + 2.5
         while time.monotonic() < end:
             with pytest.raises(OSError):
