@@ -360,14 +360,30 @@ static char *device_at(const char *path)
 }
 
 /*
+ * Have libfuse find that the connection is gone: it unmounts nothing then.  It looks for
+ * POLLERR, which a pipe has that nobody reads.
+ */
+static void cut_connection(const struct fs *fs)
+{
+	int fds[2];
+
+	if (pipe2(fds, O_CLOEXEC) < 0)
+		return;
+	close(fds[0]);
+	dup3(fds[1], fuse_session_fd(fs->session), O_CLOEXEC);
+	close(fds[1]);
+}
+
+/*
  * Unmount, unless that was done already: then another mount may have taken the place.
  */
 static void unmount_session(struct fs *fs)
 {
 	CLEANUP(freep) char *device = device_at(fs->options->mountpoint);
 
-	if (!fs->device || (device && !strcmp(device, fs->device)))
-		fuse_session_unmount(fs->session);
+	if (fs->device && (!device || strcmp(device, fs->device) != 0))
+		cut_connection(fs);
+	fuse_session_unmount(fs->session);
 	fuse_session_destroy(fs->session);
 	fs->session = NULL;
 }
