@@ -54,8 +54,8 @@ struct holes {
 };
 
 /*
- * @engine, @image and @lock are borrowed; @take and @context may be set then.  Returns 0
- * or -ENOMEM.
+ * @engine, @image and @lock are borrowed; @take and @context may be set then.  Returns 0,
+ * -EMFILE, -ENFILE or -ENOMEM.
  */
 int holes_init(struct holes *holes, struct engine *engine, struct image *image,
 	       pthread_mutex_t *lock);

@@ -136,7 +136,11 @@ void fs_open(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *info)
 	err = file ? open_node(fs, node, file) : -ENOMEM;
 	if (err < 0) {
 		free(file);
-		fuse_reply_err(req, -err);
+		if (is_image(node))
+			image_set_error(image_of(node), "cannot be opened: %s",
+					strerror(-err));
+		/* It is not the caller who has too many. */
+		fuse_reply_err(req, err == -EMFILE ? ENFILE : -err);
 		return;
 	}
 	info->fh = (uint64_t)(uintptr_t)file;

@@ -15,7 +15,7 @@ int holes_init(struct holes *holes, struct engine *engine, struct image *image,
 	*holes = (struct holes){.engine = engine, .image = image, .lock = lock};
 	TAILQ_INIT(&holes->seeks);
 	holes->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	return holes->wake_fd < 0 ? -ENOMEM : 0;
+	return holes->wake_fd < 0 ? -errno : 0;
 }
 
 void holes_fini(struct holes *holes)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -169,16 +170,38 @@ char *log_last(void)
 	return text;
 }
 
+/* Lines that standard error did not take; stderr_lock guards it. */
+static pthread_mutex_t stderr_lock = PTHREAD_MUTEX_INITIALIZER;
+static size_t lost;
+
+/*
+ * One write, so that lines of several threads do not mix; and not one that waits: a pipe
+ * that nobody reads is not to hold up who reads images.  What a pipe has room for at all
+ * is PIPE_BUF, which is more than this.
+ */
 static void write_stderr(const struct line *line)
 {
+	struct pollfd pollfd = {.fd = STDERR_FILENO, .events = POLLOUT};
 	bool red = coloured && line->level <= LOG_ERR;
-	char out[LINE_SIZE + 32];
-	int size = snprintf(out, sizeof(out), "%s" NAME ":%s %s\n",
-			    red ? TERMINAL_RED : "", red ? TERMINAL_OFF : "", line->text);
-	/* One write, so that lines of several threads do not mix. */
-	ssize_t n = write(STDERR_FILENO, out, (size_t)size);
+	char out[LINE_SIZE + 96];
+	int size = 0;
+	ssize_t n;
 
-	(void)n;
+	pthread_mutex_lock(&stderr_lock);
+	if (!poll(&pollfd, 1, 0)) {
+		lost++;
+	} else {
+		if (lost)
+			size = snprintf(out, sizeof(out),
+					NAME ": (%zu lines are not here)\n", lost);
+		lost = 0;
+		size += snprintf(out + size, sizeof(out) - (size_t)size,
+				 "%s" NAME ":%s %s\n", red ? TERMINAL_RED : "",
+				 red ? TERMINAL_OFF : "", line->text);
+		n = write(STDERR_FILENO, out, (size_t)size);
+		(void)n;
+	}
+	pthread_mutex_unlock(&stderr_lock);
 }
 
 static void write_line(struct line *line)

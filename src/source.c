@@ -163,7 +163,7 @@ static int note_failure(struct source *source, const char *what, int err, bool m
 /* The program has ended with @status, which was not wanted; returns as note_failure(). */
 static int note_status(struct source *source, int status, unsigned int *failures)
 {
-	char what[64];
+	char what[128];
 
 	if (status == -ECANCELED)
 		return awake(source);
@@ -171,9 +171,14 @@ static int note_status(struct source *source, int status, unsigned int *failures
 		return note_failure(source,
 				    "the store program closed its output and goes on",
 				    -ETIMEDOUT, false, failures);
-	if (status < 0)
+	if (status == -ECONNRESET)
 		return note_failure(source, "the store program is lost", -EIO, true,
 				    failures);
+	if (status < 0) {
+		snprintf(what, sizeof(what), "the store program cannot be started: %s",
+			 strerror(-status));
+		return note_failure(source, what, -EIO, true, failures);
+	}
 	if (!status)
 		return note_failure(source, "the store program ended too early", -EIO,
 				    true, failures);
