@@ -40,11 +40,12 @@ struct holes {
 	struct engine *engine;
 	struct image *image;
 	pthread_mutex_t *lock;
-	int wake_fd; /* ends the call of the store */
 	/* told of new extents, borrowed, with the lock held; may be NULL */
 	void (*take)(void *context, struct extents *extents);
 	void *context;
 	/* guarded by the lock */
+	int wake_fd; /* ends the call of the store that is under way, or -1 */
+	bool ended;
 	struct extents *extents; /* the last ones, or NULL */
 	uint64_t asked_ms; /* when they were asked for */
 	uint64_t next_ms; /* before that they are not asked for unless somebody waits */
@@ -53,12 +54,9 @@ struct holes {
 	bool asking;
 };
 
-/*
- * @engine, @image and @lock are borrowed; @take and @context may be set then.  Returns 0,
- * -EMFILE, -ENFILE or -ENOMEM.
- */
-int holes_init(struct holes *holes, struct engine *engine, struct image *image,
-	       pthread_mutex_t *lock);
+/* @engine, @image and @lock are borrowed; @take and @context may be set then. */
+void holes_init(struct holes *holes, struct engine *engine, struct image *image,
+		pthread_mutex_t *lock);
 void holes_fini(struct holes *holes);
 
 /*

@@ -9,19 +9,17 @@
 #define GOOD_MS 1000 /* how long the holes of an image that can change are believed */
 #define PAUSE 10 /* and asked for in vain, or again, after so many times what it took */
 
-int holes_init(struct holes *holes, struct engine *engine, struct image *image,
-	       pthread_mutex_t *lock)
+void holes_init(struct holes *holes, struct engine *engine, struct image *image,
+		pthread_mutex_t *lock)
 {
-	*holes = (struct holes){.engine = engine, .image = image, .lock = lock};
+	*holes = (struct holes){
+		.engine = engine, .image = image, .lock = lock, .wake_fd = -1};
 	TAILQ_INIT(&holes->seeks);
-	holes->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	return holes->wake_fd < 0 ? -errno : 0;
 }
 
 void holes_fini(struct holes *holes)
 {
 	extents_unref(holes->extents);
-	closep(&holes->wake_fd);
 }
 
 static bool is_good(const struct holes *holes, uint64_t since_ms)
@@ -96,15 +94,33 @@ int holes_seek(struct holes *holes, struct seek *seek)
 	return 0;
 }
 
+/*
+ * Call the store, unless this has ended.  Drops the lock meanwhile.  An image that is open
+ * and not asked about has no descriptor.
+ */
+static int call(struct holes *holes, struct extents **ret_extents)
+{
+	int err, fd;
+
+	if (holes->ended)
+		return -ECANCELED;
+	fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (fd < 0)
+		return -EIO;
+	holes->wake_fd = fd;
+	pthread_mutex_unlock(holes->lock);
+	err = extents_new(holes->engine->store, holes->image, fd, ret_extents);
+	pthread_mutex_lock(holes->lock);
+	closep(&holes->wake_fd);
+	return err;
+}
+
 static void ask(struct holes *holes)
 {
 	struct extents *extents = NULL;
 	uint64_t asked_ms = clock_ms();
-	int err;
+	int err = call(holes, &extents);
 
-	pthread_mutex_unlock(holes->lock);
-	err = extents_new(holes->engine->store, holes->image, holes->wake_fd, &extents);
-	pthread_mutex_lock(holes->lock);
 	holes->next_ms =
 		clock_ms() + PAUSE * (clock_ms() - asked_ms) + (err ? GOOD_MS : 0);
 	if (!err) {
@@ -166,5 +182,7 @@ bool holes_cancel(struct holes *holes, const struct seek *seek)
 
 void holes_end(struct holes *holes)
 {
-	eventfd_write(holes->wake_fd, 1);
+	holes->ended = true;
+	if (holes->wake_fd >= 0)
+		eventfd_write(holes->wake_fd, 1);
 }

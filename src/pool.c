@@ -231,13 +231,10 @@ static void take_extents(void *context, struct extents *extents)
 static int pool_new(struct engine *engine, struct image *image, struct pool **ret_pool)
 {
 	CLEANUP(freep) struct pool *pool = calloc(1, sizeof(*pool));
-	int ret;
 
 	if (!pool)
 		return -ENOMEM;
-	ret = holes_init(&pool->holes, engine, image, &pool->lock);
-	if (ret < 0)
-		return ret;
+	holes_init(&pool->holes, engine, image, &pool->lock);
 	pool->holes.take = take_extents;
 	pool->holes.context = pool;
 	pool->owner = (struct owner){held_from, note_failed, note_ended, pool};

@@ -17,6 +17,8 @@ packages=(
 )
 # What tests/ops needs.
 packages+=(libsystemd-dev man-db systemd)
+# What tests/qemu needs for its guest, whose kernel it fetches itself.
+packages+=(busybox-static kmod mtools syslinux syslinux-common)
 
 install() {
 	local missing=() package
@@ -58,6 +60,7 @@ sources() {
 steps=(gcc clang address thread valgrind tidy check smoke mount stores mount_address
 	mount_thread)
 steps+=(ops)
+steps+=(qemu)
 
 step_gcc() { build gcc gcc && units gcc; }
 step_clang() { build clang clang && units clang; }
@@ -89,6 +92,7 @@ step_stores() { pytests gcc tests/stores; }
 step_mount_address() { pytests address tests/mount; }
 step_mount_thread() { pytests thread tests/mount; }
 step_ops() { pytests gcc tests/ops; }
+step_qemu() { pytests gcc tests/qemu; }
 
 if [ "${1:-}" = list ]; then
 	printf '%s\n' "${steps[@]}"
