@@ -26,6 +26,7 @@ struct sheep_call {
 	void *buffer; /* request.length bytes */
 	int pipe; /* non-blocking; takes of the answer what it can; 0: there is none */
 	unsigned copies; /* how many nodes hold the object; 0 if that is not known */
+	bool in_strips; /* they hold strips of it, by an erasure code, and no copies */
 	bool whole; /* the answer has to come in one piece */
 	void (*done)(struct sheep_call *call); /* the answer is there; may call again */
 	void *owner;

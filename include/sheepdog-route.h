@@ -28,6 +28,7 @@ struct sheep_cluster {
 	struct sheep_gateways gateways;
 	struct sheep_place *place; /* NULL: not known */
 	struct sheep_gateway **node_gateways; /* those of its nodes, or NULL */
+	size_t node_count;
 	uint64_t nodes_hash; /* of them; 0: they are not known */
 
 	struct sheep_calls pending;

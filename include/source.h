@@ -6,9 +6,10 @@
  * What a program sent is taken as it comes.  A program that ends early, that sends what
  * nobody asked for or that exits with an error is started again and asked for what is
  * missing from the exact byte, SOURCE_TRIES times in a row at most without a byte
- * between, after pauses that grow from 100 ms; one that sends too much, or that fails
- * after all was sent, SOURCE_TRIES times in all.  A program that gives nothing for the
- * store's stall limit is killed, and that is final.
+ * between, and not when half of the store's stall limit has passed without one, after
+ * pauses that grow from 100 ms; one that sends too much, or that fails after all was
+ * sent, SOURCE_TRIES times in all.  A program that gives nothing for the store's stall
+ * limit is killed, and that is final.
  *
  * Threads: all calls but source_new() and source_free() are made with the lock held that
  * it was made with.  One thread at a time reads, finishes or rests; others may ask and

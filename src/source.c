@@ -34,6 +34,7 @@ struct source {
 	bool finishing; /* the program was told that nothing more is asked */
 	bool lost; /* the final error is for good */
 	unsigned int failures; /* in a row, without a byte between */
+	uint64_t waited_ms; /* since when, for the byte that they did not bring */
 	unsigned int strikes; /* ever: after these, what it sent before is in doubt */
 	uint64_t paused_until_ms;
 	uint64_t started_us; /* when the program was; 0 once its first byte has come */
@@ -125,6 +126,7 @@ static int fail(struct source *source, int err)
 	stop_program(source);
 	source->count = 0;
 	source->failures = 0;
+	source->waited_ms = 0;
 	return err;
 }
 
@@ -132,6 +134,17 @@ static int fail(struct source *source, int err)
 static uint64_t position(struct source *source)
 {
 	return source->count ? ask_at(source, 0)->offset : source->image->size;
+}
+
+/*
+ * Whether so much of the stall limit has passed without a byte that another program would
+ * not have enough of it left.  A program that tries as long as it may, and then says what
+ * was wrong, has the last word; it counts as the stall limit.
+ */
+static bool has_waited_long(const struct source *source, const unsigned int *failures)
+{
+	return failures == &source->failures && source->waited_ms &&
+	       clock_ms() - source->waited_ms > source->engine->store->stall_ms / 2;
 }
 
 /*
@@ -146,6 +159,10 @@ static int note_failure(struct source *source, const char *what, int err, bool m
 	uint64_t pause = FIRST_PAUSE_MS, at = position(source);
 	bool again = may_retry && *failures < SOURCE_TRIES;
 
+	if (again && has_waited_long(source, failures)) {
+		again = false;
+		err = -ETIMEDOUT;
+	}
 	pthread_mutex_unlock(source->lock);
 	image_set_error(source->image, "%s at byte %" PRIu64 "%s%s%s", what, at,
 			*said ? ": " : "", said, again ? " (started again)" : "");
@@ -320,6 +337,7 @@ static void take_bytes(struct source *source, size_t size)
 
 	count_up(source, COUNT_RECEIVED, size);
 	source->failures = 0;
+	source->waited_ms = 0;
 	source->last_ms = now;
 	if (source->started_us)
 		engine_note_start(source->engine, clock_us() - source->started_us);
@@ -414,6 +432,8 @@ static ssize_t receive(struct source *source, const struct iovec *iov, int count
 	ssize_t n;
 	int used;
 
+	if (!source->waited_ms)
+		source->waited_ms = clock_ms();
 	for (int i = 0; i < count; i++)
 		most += iov[i].iov_len;
 	asked = missing(source, most);

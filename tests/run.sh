@@ -61,6 +61,7 @@ steps=(gcc clang address thread valgrind tidy check smoke mount stores mount_add
 	mount_thread)
 steps+=(ops)
 steps+=(qemu)
+steps+=(fuzz)
 
 step_gcc() { build gcc gcc && units gcc; }
 step_clang() { build clang clang && units clang; }
@@ -93,6 +94,20 @@ step_mount_address() { pytests address tests/mount; }
 step_mount_thread() { pytests thread tests/mount; }
 step_ops() { pytests gcc tests/ops; }
 step_qemu() { pytests gcc tests/qemu; }
+# Each fuzzer for 20 seconds, from the inputs beside it, with sanitizers.
+step_fuzz() {
+	local fuzzer found
+	build clang clang || return 1
+	for fuzzer in tests/fuzz/fuzz_*.c; do
+		fuzzer=$(basename "$fuzzer" .c)
+		found=build-test-clang/tests/fuzz/found-$fuzzer
+		mkdir -p "$found" &&
+			"build-test-clang/tests/fuzz/$fuzzer" -max_total_time=20 -max_len=20000 \
+				-timeout=10 -verbosity=0 -print_final_stats=1 \
+				-artifact_prefix="$found/" \
+				"$found" "tests/fuzz/${fuzzer#fuzz_}" || return 1
+	done
+}
 
 if [ "${1:-}" = list ]; then
 	printf '%s\n' "${steps[@]}"

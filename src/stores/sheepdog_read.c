@@ -166,6 +166,7 @@ static void plan_piece(struct serving *serving, uint64_t object, uint32_t offset
 		.request = {.op = SHEEP_READ_OBJ, .offset = offset, .length = length},
 		.buffer = segment->place->buffer,
 		.copies = inode->copies,
+		.in_strips = inode->copy_policy != 0,
 		.done = call_done,
 		.owner = segment,
 	};

@@ -189,14 +189,49 @@ static bool is_better(const struct sheep_gateway *gateway,
 	return !than || sheep_gateway_load(gateway) < sheep_gateway_load(than);
 }
 
+/* Make of the @count nodes at @nodes those that are not among them.  Returns how many. */
+static size_t all_others(const struct sheep_cluster *cluster,
+			 uint16_t nodes[SHEEP_PLACES_MAX], size_t count)
+{
+	uint16_t others[SHEEP_PLACES_MAX];
+	size_t found = 0;
+
+	for (size_t node = 0; node < cluster->node_count && found < SHEEP_PLACES_MAX;
+	     node++) {
+		bool is_among = false;
+
+		for (size_t i = 0; i < count; i++)
+			is_among = is_among || nodes[i] == node;
+		if (!is_among)
+			others[found++] = node;
+	}
+	memcpy(nodes, others, found * sizeof(others[0]));
+	return found;
+}
+
 /*
- * The least busy gateway that holds the object of @call, or NULL.  If one of them is
+ * Find the nodes that @call had best be sent to: those that have the object.  But one
+ * that has a strip of it must collect the others all the same; and if it is to give its
+ * strip to a node that has just joined, while it answers, sheep 1.0 ends ("invalid
+ * ec_index"), and its guests with it.  So whoever has none is asked for strips.
+ */
+static size_t find_nodes(const struct sheep_cluster *cluster,
+			 const struct sheep_call *call, uint16_t nodes[SHEEP_PLACES_MAX])
+{
+	size_t count = sheep_place_find(cluster->place, call->request.object,
+					call->copies ? call->copies : 1, nodes);
+
+	return call->in_strips ? all_others(cluster, nodes, count) : count;
+}
+
+/*
+ * The least busy of the gateways that are best for @call, or NULL.  If one of them is
  * about to be ready, it is worth waiting for till *@ret_wait_ms: any other one would have
  * to ask a holder itself, and not all of them may live.
  */
-static struct sheep_gateway *choose_holder(struct sheep_cluster *cluster,
-					   const struct sheep_call *call, int64_t now_ms,
-					   int64_t *ret_wait_ms)
+static struct sheep_gateway *choose_best(struct sheep_cluster *cluster,
+					 const struct sheep_call *call, int64_t now_ms,
+					 int64_t *ret_wait_ms)
 {
 	uint16_t nodes[SHEEP_PLACES_MAX];
 	struct sheep_gateway *best = NULL;
@@ -206,8 +241,7 @@ static struct sheep_gateway *choose_holder(struct sheep_cluster *cluster,
 
 	if (!cluster->place || call->request.op != SHEEP_READ_OBJ)
 		return NULL;
-	count = sheep_place_find(cluster->place, call->request.object,
-				 call->copies ? call->copies : 1, nodes);
+	count = find_nodes(cluster, call, nodes);
 	for (size_t i = 0; i < count; i++) {
 		struct sheep_gateway *gateway = cluster->node_gateways[nodes[i]];
 
@@ -230,7 +264,7 @@ static struct sheep_gateway *choose_gateway(struct sheep_cluster *cluster,
 					    const struct sheep_call *call, int64_t now_ms)
 {
 	int64_t wait_ms;
-	struct sheep_gateway *best = choose_holder(cluster, call, now_ms, &wait_ms);
+	struct sheep_gateway *best = choose_best(cluster, call, now_ms, &wait_ms);
 	struct sheep_gateway *last = NULL;
 
 	if (!best && wait_ms > 0 && wait_ms < cluster->hold_ms)
@@ -454,6 +488,7 @@ void sheep_cluster_learn(struct sheep_cluster *cluster, const struct sheep_call 
 		cluster->place = place;
 		free(cluster->node_gateways);
 		cluster->node_gateways = gateways;
+		cluster->node_count = count;
 		cluster->nodes_hash = sheep_nodes_hash(call);
 		gateways = NULL;
 	}

@@ -124,6 +124,19 @@ def test_tries_are_counted(fake, mounted):
     assert 4 <= fake.readers(image) <= 12
 
 
+def test_a_store_that_tries_for_long_itself_has_the_last_word(fake, mounted):
+    """Each of the tries waiting for almost the stall limit would be minutes in all."""
+    image = fake.image("a", 1000)
+    fake.fault(image, "delay=1500 stderr=nobody%20answers exit=69")
+    mount = mounted(fake.uri, "stall=2", noisy=True)
+    with open(mount / "a", "rb", buffering=0) as file:
+        with pytest.raises(OSError) as caught:
+            os.pread(file.fileno(), 10, 0)
+    assert caught.value.errno == errno.EIO
+    assert fake.readers(image) <= 2
+    assert "nobody answers" in error_of(mount / "a")
+
+
 def test_a_store_that_comes_back_between_two_tries(fake, mounted):
     image = fake.image("a", SIZE)
     fake.fault(image, "times=4 stderr=away exit=69")

@@ -62,10 +62,11 @@ def free_port(host=HOST):
 class Cluster:
     """@copies is what `dog cluster format -c` takes: "2", or "2:1" for erasure code.
     Without @formatted the cluster is left as it starts, waiting for that.  @host is an
-    address of this machine, loopback or not."""
+    address of this machine, loopback or not; @sheep_arguments(node) says what else a sheep
+    is started with."""
 
     def __init__(self, nodes=3, copies=2, folder=None, format_arguments=(), formatted=True,
-                 host=HOST):
+                 host=HOST, sheep_arguments=lambda node: ()):
         self.host = host
         parent = folder or ("/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
         self.folder = Path(tempfile.mkdtemp(prefix="sheepdog.", dir=parent))
@@ -73,6 +74,7 @@ class Cluster:
         self.copies = str(copies)
         self.format_arguments = list(format_arguments)
         self.formatted = formatted
+        self.sheep_arguments = sheep_arguments
         self.ports = [None] * nodes
         self.sheep = [None] * nodes
 
@@ -201,6 +203,7 @@ class Cluster:
         store = self.folder / f"node{node}"
         store.mkdir(exist_ok=True)
         command = [find("sheep"), "-f", "-n", "-c", f"local:{self.folder}/queue", "-z", str(node)]
+        command += map(str, self.sheep_arguments(node))
         # Logging to standard output saves a logger process, which would outlive its sheep.
         command += ["-b", self.host, "-y", self.host, "-l", "dst=stdout"]
         command += ["-p", str(self.ports[node]), str(store)]
