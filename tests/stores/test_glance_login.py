@@ -74,7 +74,7 @@ def test_a_token_is_enough(cloud):
 def test_a_wrong_password_is_no_permission_and_nothing_of_it_is_said(cloud):
     variables = {**cloud.keystone.environment(), "OS_PASSWORD": "a-wrong-password"}
     done = run("list", "--", cloud.uri, **variables)
-    fails(done, DENIED, "cannot log in", "401")
+    fails(done, DENIED, "cannot log in", "401 Unauthorized: The request you have made requires")
     assert b"a-wrong-password" not in done.stderr
 
 
