@@ -97,7 +97,7 @@ def test_hidden_images_and_others_are_those_that_the_filters_say(glance):
     glance.delete(tagged)
 
 
-def test_5000_images_are_listed(glance):
+def test_5000_images_are_listed(glance, mounted):
     before = {image["id"] for image in listed(glance.uri).values()}
     ids = glance.add_many(5000)
     uploaded = glance.upload("image-00007", SMALL)
@@ -107,9 +107,23 @@ def test_5000_images_are_listed(glance):
         assert {name for name in found if "~" in name} == {
             "image-00007~" + ids[7], "image-00007~" + uploaded}
         assert found["image-04999"]["size"] == 4096
+        mount = mounted(glance.uri)
+        assert set(os.listdir(mount / ".imagefs" / "by-id")) == {*before, *ids, uploaded}
+        assert set(found) <= set(os.listdir(mount.path))
     finally:
         glance.forget(ids)
         glance.delete(uploaded)
+
+
+@pytest.mark.parametrize("words", [("list",), ("verify",), ("-f",)])
+def test_a_password_that_is_put_into_the_uri_is_not_said(folder, words):
+    uri = "glance+http://somebody:s3cret@127.0.0.1:9292/"
+    mountpoint = [folder] if words == ("-f",) else []
+    done = harness.run(harness.IMAGEFS, *words, "-o", "store_path=" + harness.STORE_PATH, uri,
+                       *mountpoint, check=False)
+    assert done.returncode == 1
+    assert "glance+http://somebody:***@127.0.0.1:9292/: " in done.stderr
+    assert "OS_PASSWORD" in done.stderr and "s3cret" not in done.stdout + done.stderr
 
 
 def test_a_list_is_whole_while_images_come_and_go(glance):
