@@ -524,7 +524,8 @@ def test_the_status_of_a_read_that_fails(glance, code, status, words):
     image = glance.add("alpha")
     glance.wrong(Cut(100))
     glance.always(Status(code))
-    done = read(glance, image, stall_ms=3000)
+    # A Glance that is away is waited for as long as that.
+    done = read(glance, image, stall_ms=6000 if status == UNAVAILABLE else 60000)
     fails(done, status, words)
     assert done.stdout == image.data[:100]
 
