@@ -15,6 +15,7 @@
 
 struct store {
 	char *uri;
+	char *shown; /* the URI for people: without a password that is in it */
 	char *source; /* what the user calls it: the URI, or the path of a folder */
 	char *scheme;
 	char *program; /* path of imagefs-store-SCHEME */

@@ -66,10 +66,10 @@ static void list_locked(struct catalog *catalog)
 	err = listing_new(catalog->store, old, catalog->wake_fd, &new, &text);
 	listing_unref(old);
 	if (err && err != -ECANCELED && !failing)
-		log_line(LOG_ERR, "%s: %s", catalog->store->uri,
+		log_line(LOG_ERR, "%s: %s", catalog->store->shown,
 			 text ? text : strerror(-err));
 	if (!err && failing)
-		log_line(LOG_INFO, "%s: the store is listed again", catalog->store->uri);
+		log_line(LOG_INFO, "%s: the store is listed again", catalog->store->shown);
 	pthread_mutex_lock(&catalog->lock);
 	/* A store that hangs stops no ls: the old listing goes on serving. */
 	catalog->err = err == -ETIMEDOUT ? 0 : err;
@@ -234,7 +234,7 @@ int catalog_new(const struct store *store, uint64_t ttl_ms, struct catalog **ret
 			catalog->ending = true;
 	}
 	if (ret < 0) {
-		log_line(LOG_ERR, "%s: %s", store->uri, text ? text : strerror(-ret));
+		log_line(LOG_ERR, "%s: %s", store->shown, text ? text : strerror(-ret));
 		return ret;
 	}
 	*ret_catalog = STEAL(catalog);

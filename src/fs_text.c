@@ -67,7 +67,7 @@ static void put_label(FILE *out, const char *name, const char *text)
 static void put_labels(FILE *out, const struct fs *fs, const struct image *image)
 {
 	fputc('{', out);
-	put_label(out, "store", fs->engine->store->uri);
+	put_label(out, "store", fs->engine->store->shown);
 	if (image) {
 		fputc(',', out);
 		put_label(out, "image", image->file_name);

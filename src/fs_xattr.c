@@ -17,7 +17,7 @@ static char *attribute_value(const struct fs *fs, struct image *image, const cha
 	if (!strcmp(key, "id"))
 		return strdup(image->id);
 	if (!strcmp(key, "store"))
-		return strdup(fs->engine->store->uri);
+		return strdup(fs->engine->store->shown);
 	if (!strcmp(key, "error"))
 		return image_error(image);
 	for (size_t i = 0; i < image->attribute_count; i++)

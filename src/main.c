@@ -53,7 +53,7 @@ static void be_ready(void *context)
 	int null, ret;
 	ssize_t n;
 
-	ret = service_new(background->options->mountpoint, background->store->uri,
+	ret = service_new(background->options->mountpoint, background->store->shown,
 			  &background->service);
 	if (ret < 0)
 		log_line(LOG_WARNING, "signals and the watchdog are not seen to: %s",
@@ -249,7 +249,7 @@ static int list_store(const struct options *options)
 		return ret;
 	ret = listing_new(store, NULL, -1, &listing, &text);
 	if (ret < 0) {
-		log_line(LOG_ERR, "%s: %s", store->uri, text ? text : strerror(-ret));
+		log_line(LOG_ERR, "%s: %s", store->shown, text ? text : strerror(-ret));
 		return ret;
 	}
 	ret = show_list(stdout, listing, options);

@@ -27,6 +27,24 @@ static size_t scheme_length(const char *uri)
 	return size <= SCHEME_MAX && uri[size] == ':' ? size : 0;
 }
 
+/* The URI with *** in the place of a password: USER:PASSWORD@ (RFC 3986, section 3.2.1). */
+static char *hide_password(const char *uri)
+{
+	const char *authority = strstr(uri, "://");
+	const char *at, *colon;
+	char *shown;
+
+	if (!authority)
+		return strdup(uri);
+	authority += 3;
+	at = memrchr(authority, '@', strcspn(authority, "/?#"));
+	colon = at ? memchr(authority, ':', (size_t)(at - authority)) : NULL;
+	if (!colon)
+		return strdup(uri);
+	return asprintf(&shown, "%.*s:***%s", (int)(colon - uri), uri, at) < 0 ? NULL
+									       : shown;
+}
+
 /* The dir:// URI of the folder at @path. */
 static int folder_uri(const char *path, char **ret_uri)
 {
@@ -93,8 +111,8 @@ static int set_program(struct store *store, const char *folders)
 		log_line(LOG_ERR,
 			 "%s: no store program for the scheme '%s' "
 			 "(imagefs-store-%s is neither in %s%s%s)",
-			 store->uri, store->scheme, store->scheme, folders ? folders : "",
-			 folders ? " nor in " : "", STORE_FOLDER);
+			 store->shown, store->scheme, store->scheme,
+			 folders ? folders : "", folders ? " nor in " : "", STORE_FOLDER);
 		return -ENOENT;
 	}
 	store->program = STEAL(found);
@@ -123,9 +141,9 @@ int store_new(const char *where, const char *folders, struct store **ret_store)
 	}
 	if (ret < 0)
 		return ret;
-	store->scheme = store->uri && store->source
-				? strndup(store->uri, scheme_length(store->uri))
-				: NULL;
+	store->shown = store->uri && store->source ? hide_password(store->uri) : NULL;
+	store->scheme =
+		store->shown ? strndup(store->uri, scheme_length(store->uri)) : NULL;
 	if (!store->scheme)
 		return -ENOMEM;
 	for (char *c = store->scheme; *c; c++)
@@ -142,6 +160,7 @@ void store_free(struct store *store)
 	if (!store)
 		return;
 	free(store->uri);
+	free(store->shown);
 	free(store->source);
 	free(store->scheme);
 	free(store->program);

@@ -363,7 +363,7 @@ int verify_store(const struct verify *verify)
 	int ret = listing_new(verify->store, NULL, -1, &listing, &text);
 
 	if (ret < 0) {
-		log_line(LOG_ERR, "%s: %s", verify->store->uri,
+		log_line(LOG_ERR, "%s: %s", verify->store->shown,
 			 text ? text : strerror(-ret));
 		return ret;
 	}

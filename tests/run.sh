@@ -15,6 +15,9 @@ packages=(
 	acl attr e2fsprogs fio file gdb procps psmisc qemu-utils rsync util-linux
 	ceph-common ceph-mon ceph-osd librados-dev librbd-dev qemu-system-x86
 )
+# The glance store, and the Glance and the Keystone that it is tested on.
+packages+=(libcurl4-openssl-dev libssl-dev openssl glance-api keystone python3-eventlet
+	python3-oslo.concurrency)
 # What tests/ops needs.
 packages+=(libsystemd-dev man-db systemd)
 # What tests/qemu needs for its guest, whose kernel it fetches itself.
@@ -28,8 +31,14 @@ install() {
 	done
 	[ ${#missing[@]} -gt 0 ] || return 0
 	export DEBIAN_FRONTEND=noninteractive
+	# No service is started: tests start their own, on ports of their own.
+	local policy=/usr/sbin/policy-rc.d made=
+	[ -e $policy ] || { made=1 && command install -m 755 /dev/stdin $policy <<<$'#!/bin/sh\nexit 101'; }
 	apt-get update -qq &&
 		apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+	local status=$?
+	[ -z "$made" ] || rm -f $policy
+	return $status
 }
 
 # build NAME COMPILER [MESON OPTION ...]
@@ -50,7 +59,8 @@ units() {
 pytests() {
 	local build=build-test-$1
 	shift
-	IMAGEFS_BUILD=$PWD/$build /usr/bin/python3 -m pytest -q -n 2 -p no:cacheprovider "$@"
+	IMAGEFS_BUILD=$PWD/$build /usr/bin/python3 -m pytest -q -n 2 --dist loadgroup \
+		-p no:cacheprovider "$@"
 }
 
 sources() {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <ctype.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,11 @@
 static void curl_easyp(CURL **easy)
 {
 	curl_easy_cleanup(*easy);
+}
+
+static void json_freep(json_t **json)
+{
+	json_decref(*json);
 }
 
 int64_t glance_now_ms(void)
@@ -192,6 +198,16 @@ static void append_body(char *text, size_t room, const char *body)
 	text[used] = '\0';
 }
 
+/* The words of an answer: Keystone's are {"error": {"message": ...}}. */
+static void append_words(char *text, size_t room, const char *body)
+{
+	CLEANUP(json_freep) json_t *json = json_loads(body, 0, NULL);
+	const json_t *error = json_object_get(json, "error");
+	const char *message = json_string_value(json_object_get(error, "message"));
+
+	append_body(text, room, message ? message : body);
+}
+
 void glance_outcome_text(const struct glance_outcome *outcome, const char *url,
 			 char text[GLANCE_TEXT_MAX])
 {
@@ -207,7 +223,8 @@ void glance_outcome_text(const struct glance_outcome *outcome, const char *url,
 	}
 	snprintf(text, GLANCE_TEXT_MAX, "%.*s: %ld %s", length, url, outcome->code,
 		 reason(outcome->code));
-	append_body(text, GLANCE_TEXT_MAX, outcome->body ? outcome->body : "");
+	if (outcome->body)
+		append_words(text, GLANCE_TEXT_MAX, outcome->body);
 }
 
 int64_t glance_pause_ms(const struct glance_outcome *outcome, unsigned tries)

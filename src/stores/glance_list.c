@@ -3,8 +3,10 @@
  * glance-list - all images of a Glance.
  *
  * All pages are taken before anything is printed: an image whose name another one has as
- * well is called NAME~ID, and whether there is one is known at the end.  The list is made
- * anew when it changes so much under way that a page is refused.
+ * well is called NAME~ID, and whether there is one is known at the end.  So is an image
+ * that is called as another is or could be, after its id: people give names, also to
+ * images that others see.  The list is made anew when it changes so much under way that a
+ * page is refused.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -204,6 +206,9 @@ static int get_page(struct listing *listing, char **url, bool *ret_changed)
 	}
 	if (*answer.text && !*ret_changed)
 		store_error("%s", answer.text);
+	/* Of the first page: a filter that Glance does not take. */
+	if (answer.code == 400 && !*ret_changed)
+		status = STORE_USAGE;
 	glance_answer_fini(&answer);
 	return status == STORE_GONE ? STORE_UNAVAILABLE : status;
 }
@@ -268,6 +273,7 @@ static char *name_of(const json_t *image)
 struct named {
 	char *name;
 	json_t *image;
+	bool is_borrowed; /* the name has the id of another image */
 };
 
 static int compare(const void *a, const void *b)
@@ -276,6 +282,32 @@ static int compare(const void *a, const void *b)
 	int order = strcmp(x->name, y->name);
 
 	return order ? order : strcmp(text_of(x->image, "id"), text_of(y->image, "id"));
+}
+
+static int compare_ids(const void *a, const void *b)
+{
+	return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* Note whose name is the id of another image, or ends in "~" and that. */
+static int find_borrowed(struct named *all, size_t count)
+{
+	const char **ids = calloc(count + 1, sizeof(*ids));
+
+	if (!ids)
+		return -ENOMEM;
+	for (size_t i = 0; i < count; i++)
+		ids[i] = text_of(all[i].image, "id");
+	qsort(ids, count, sizeof(*ids), compare_ids);
+	for (size_t i = 0; i < count; i++) {
+		const char *tilde = strrchr(all[i].name, '~');
+		const char *end = tilde ? tilde + 1 : all[i].name;
+
+		all[i].is_borrowed = strcmp(end, text_of(all[i].image, "id")) != 0 &&
+				     bsearch(&end, ids, count, sizeof(*ids), compare_ids);
+	}
+	free(ids);
+	return 0;
 }
 
 /* ---- printing ---- */
@@ -375,7 +407,7 @@ static void print(const json_t *image, const char *name)
 		free(attributes.owned[i]);
 }
 
-/* Print @named, which has others of its name beside it or not. */
+/* Print @named, by its name alone or with its id. */
 static int print_named(const struct named *named, bool alone)
 {
 	CLEANUP(freep) char *with_id = NULL;
@@ -399,7 +431,8 @@ static int print_sorted(const struct named *all, size_t count)
 			/* Pages that move under way have an image twice. */
 			if (j > i && compare(&all[j - 1], &all[j]) == 0)
 				continue;
-			if (print_named(&all[j], different == 1) < 0)
+			if (print_named(&all[j], different == 1 && !all[j].is_borrowed) <
+			    0)
 				return -ENOMEM;
 		}
 	}
@@ -412,10 +445,13 @@ static int print_all(const struct listing *listing)
 	int error = all ? 0 : -ENOMEM;
 
 	for (size_t i = 0; i < listing->count && error == 0; i++) {
-		all[i] = (struct named){name_of(listing->images[i]), listing->images[i]};
+		all[i].image = listing->images[i];
+		all[i].name = name_of(all[i].image);
 		if (!all[i].name)
 			error = -ENOMEM;
 	}
+	if (error == 0)
+		error = find_borrowed(all, listing->count);
 	if (error == 0) {
 		qsort(all, listing->count, sizeof(*all), compare);
 		error = print_sorted(all, listing->count);

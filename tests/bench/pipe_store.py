@@ -12,30 +12,34 @@ read_pipe() is that loop; tests/bench/read_image.py measures it alone.
 import os
 import subprocess
 
+import eventlet.green.os
 import eventlet.green.select
+import eventlet.green.subprocess
 
 CHUNK = 64 << 20
 PIECE = int(os.environ.get("PIPE_STORE_PIECE", "1024"))
 
 
 def read_pipe(command, piece):
-    """All that a command prints, read @piece bytes at a time, as communicate() did."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE)
-    output = {process.stdout.fileno(): [], process.stderr.fileno(): []}
-    waiting = list(output)
+    """All that a command prints, read @piece bytes at a time, as communicate() did: what is
+    waited for are the two files, each of which is asked for its descriptor every time."""
+    process = eventlet.green.subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    waiting = [process.stdout, process.stderr]
+    output, errors = [], []
     while waiting:
-        for fd in eventlet.green.select.select(waiting, [], [])[0]:
-            data = os.read(fd, piece)
-            if data:
-                output[fd].append(data)
-            else:
-                waiting.remove(fd)
-    data = b"".join(output[process.stdout.fileno()])
-    process.stdout.close()
-    process.stderr.close()
+        ready, _, _ = eventlet.green.select.select(waiting, [], [])
+        for file, taken in ((process.stdout, output), (process.stderr, errors)):
+            if file not in ready:
+                continue
+            data = eventlet.green.os.read(file.fileno(), piece)
+            if not data:
+                file.close()
+                waiting.remove(file)
+            taken.append(data)
+    data = b"".join(output)
     if process.wait():
-        raise RuntimeError("%s failed" % command)
+        raise RuntimeError("%s failed: %r" % (command, b"".join(errors)))
     return data
 
 

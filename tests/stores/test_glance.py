@@ -1,130 +1,44 @@
 # SPDX-License-Identifier: MIT
-"""The glance store on a real Glance and a real Keystone."""
+"""The glance store on a real Glance that wants no login."""
 
 import contextlib
 import errno
 import fcntl
 import http.server
-import json
 import os
 import random
-import socket
-import ssl
 import struct
-import subprocess
 import termios
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 import conformance
 import glance_cluster
 import harness
-
-PROGRAM = harness.BUILD / "imagefs-store-glance"
-LIMIT = 100
-MIB = 1 << 20
-USAGE, GONE, UNAVAILABLE, IO, AGAIN, DENIED = 64, 66, 69, 74, 75, 77
+from glance_program import (
+    BIG, GONE, IO, MIB, PROGRAM, SMALL, UNAVAILABLE, Reader, TlsFront, data_of, fails,
+    listed, read, run, verify,
+)  # fmt: skip
 
 pytestmark = [
     pytest.mark.skipif(not PROGRAM.exists(), reason="built without the glance store"),
     pytest.mark.skipif(bool(glance_cluster.missing()), reason=str(glance_cluster.missing())),
+    pytest.mark.xdist_group("glance"),
 ]
 
 
-def data_of(number, size):
-    return random.Random(number).randbytes(size)
-
-
-BIG = data_of(1, 9 * MIB + 12345)
-SMALL = data_of(2, 5000)
-
-
 @pytest.fixture(scope="module")
-def glance():
+def glance(tmp_path_factory):
     """A Glance without a login.  Tests add images to it, of names of their own."""
-    with glance_cluster.Glance() as running:
+    # Pages are shorter than what is asked for.
+    drop_in = tmp_path_factory.mktemp("glance") / "pages.conf"
+    drop_in.write_text("[DEFAULT]\napi_limit_max = 600\n")
+    with glance_cluster.Glance(drop_in=drop_in) as running:
         running.big = running.upload("big", BIG)
         running.small = running.upload("small", SMALL)
         yield running
-
-
-@pytest.fixture(scope="module")
-def cloud():
-    """A Glance with a Keystone."""
-    if glance_cluster.missing_keystone():
-        pytest.skip(glance_cluster.missing_keystone())
-    with glance_cluster.Keystone() as keystone, glance_cluster.Glance(keystone=keystone) as glance:
-        glance.big = glance.upload("big", BIG)
-        yield glance
-
-
-def environment(**more):
-    hidden = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
-    clean = {name: value for name, value in os.environ.items()
-             if not name.startswith("OS_") and name.lower() not in hidden}  # fmt: skip
-    return {**clean, "IMAGEFS_STALL_MS": "30000", "LC_ALL": "C.UTF-8",
-            "IMAGEFS_STORE_PROTOCOL": "1", **more}  # fmt: skip
-
-
-def run(*arguments, stdin=b"", **variables):
-    return subprocess.run(
-        [PROGRAM, *map(str, arguments)], input=stdin, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, env=environment(**variables), timeout=LIMIT, check=False)  # fmt: skip
-
-
-def read(uri, id, *asks, **variables):
-    lines = "".join(f"{offset} {length}\n" for offset, length in asks).encode()
-    return run("read", "--", uri, id, stdin=lines, **variables)
-
-
-def listed(uri, **variables):
-    done = run("list", "--", uri, **variables)
-    assert (done.returncode, done.stderr) == (0, b"")
-    return {image["name"]: image for image in map(json.loads, done.stdout.splitlines())}
-
-
-def fails(done, status, *words):
-    assert done.returncode == status, done.stderr
-    last = done.stderr.decode().splitlines()[-1]
-    for word in words:
-        assert word in last
-
-
-class Reader:
-    """A reader that runs while the test does something."""
-
-    def __init__(self, uri, id, **variables):
-        self.process = subprocess.Popen(
-            [PROGRAM, "read", "--", uri, id], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, env=environment(**variables))  # fmt: skip
-        self.timer = threading.Timer(LIMIT, self.process.kill)
-        self.timer.start()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.timer.cancel()
-        self.process.kill()
-        self.process.wait(LIMIT)
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-            with contextlib.suppress(OSError):
-                pipe.close()
-
-    def ask(self, offset, length):
-        self.process.stdin.write(b"%d %d\n" % (offset, length))
-        self.process.stdin.flush()
-
-    def take(self, count):
-        return self.process.stdout.read(count)
-
-    def end(self):
-        self.process.stdin.close()
-        assert self.process.stdout.read() == b""
-        return self.process.wait(LIMIT), self.process.stderr.read()
 
 
 # ---- listing ----
@@ -151,14 +65,22 @@ def test_images_without_data_are_not_listed_and_those_of_0_bytes_are(glance):
     glance.delete(queued)
 
 
-def test_names_that_repeat_or_are_odd_or_missing(glance):
+def test_names_that_repeat_or_are_odd_or_missing(glance, mounted):
     names = ["twice", "twice", "a/b", "..", "tab\tnewline\n", "a\0b", "é", "x~y", "n" * 255]
     ids = [glance.upload(name, b"data") for name in names] + [glance.upload(None, b"data")]
+    ids += [glance.upload("", b"data"), glance.upload("twice~" + ids[0], b"another's")]
     found = {image["id"]: name for name, image in listed(glance.uri).items()}
     assert found[ids[0]] == "twice~" + ids[0]
     assert found[ids[1]] == "twice~" + ids[1]
     assert [found[id] for id in ids[2:]] == [
-        "a/b", "..", "tab\tnewline\n", "a\ufffdb", "é", "x~y", "n" * 255, ids[-1]]
+        "a/b", "..", "tab\tnewline\n", "a\ufffdb", "é", "x~y", "n" * 255, *ids[-3:-1],
+        "twice~" + ids[0] + "~" + ids[-1]]
+    mount = mounted(glance.uri)
+    assert len(os.listdir(mount / ".imagefs" / "by-id")) == len(found)
+    for id in ids[:-1]:
+        assert (mount / ".imagefs" / "by-id" / id).read_bytes() == b"data"
+    assert (mount / ("twice~" + ids[0])).read_bytes() == b"data"
+    assert (mount / found[ids[-1]]).read_bytes() == b"another's"
     for id in ids:
         glance.delete(id)
 
@@ -175,28 +97,33 @@ def test_hidden_images_and_others_are_those_that_the_filters_say(glance):
     glance.delete(tagged)
 
 
-def test_a_deactivated_image_is_not_listed_and_not_read(cloud):
-    id = cloud.upload("deactivated", SMALL)
-    variables = cloud.keystone.environment()
-    cloud.ask("POST", f"/v2/images/{id}/actions/deactivate")
-    assert id not in {image["id"] for image in listed(cloud.uri, **variables).values()}
-    fails(read(cloud.uri, id, (0, 10), **variables), DENIED, "403")
-    cloud.ask("POST", f"/v2/images/{id}/actions/reactivate")
-    assert read(cloud.uri, id, (0, 10), **variables).stdout == SMALL[:10]
-    cloud.delete(id)
-
-
-def test_5000_images_are_listed(folder):
-    with glance_cluster.Glance(folder=folder) as glance:
-        ids = glance.add_many(5000)
-        glance.upload("image-00007", SMALL)
+def test_5000_images_are_listed(glance, mounted):
+    before = {image["id"] for image in listed(glance.uri).values()}
+    ids = glance.add_many(5000)
+    uploaded = glance.upload("image-00007", SMALL)
+    try:
         found = listed(glance.uri)
-        assert len(found) == 5001
-        assert set(ids) < {image["id"] for image in found.values()}
+        assert {image["id"] for image in found.values()} == {*before, *ids, uploaded}
         assert {name for name in found if "~" in name} == {
-            "image-00007~" + found[name]["id"] for name in found if "~" in name}
-        assert len([name for name in found if "~" in name]) == 2
+            "image-00007~" + ids[7], "image-00007~" + uploaded}
         assert found["image-04999"]["size"] == 4096
+        mount = mounted(glance.uri)
+        assert set(os.listdir(mount / ".imagefs" / "by-id")) == {*before, *ids, uploaded}
+        assert set(found) <= set(os.listdir(mount.path))
+    finally:
+        glance.forget(ids)
+        glance.delete(uploaded)
+
+
+@pytest.mark.parametrize("words", [("list",), ("verify",), ("-f",)])
+def test_a_password_that_is_put_into_the_uri_is_not_said(folder, words):
+    uri = "glance+http://somebody:s3cret@127.0.0.1:9292/"
+    mountpoint = [folder] if words == ("-f",) else []
+    done = harness.run(harness.IMAGEFS, *words, "-o", "store_path=" + harness.STORE_PATH, uri,
+                       *mountpoint, check=False)
+    assert done.returncode == 1
+    assert "glance+http://somebody:***@127.0.0.1:9292/: " in done.stderr
+    assert "OS_PASSWORD" in done.stderr and "s3cret" not in done.stdout + done.stderr
 
 
 def test_a_list_is_whole_while_images_come_and_go(glance):
@@ -307,6 +234,16 @@ def test_an_image_that_is_deleted_while_it_is_read_is_gone(glance):
         assert status == GONE and b"404" in said
 
 
+def test_a_copy_that_has_begun_is_whole_although_its_image_is_deleted(glance):
+    id = glance.upload("deleted", BIG)
+    with Reader(glance.uri, id) as reader:
+        reader.ask(0, len(BIG))
+        assert reader.take(100) == BIG[:100]
+        glance.delete(id)
+        assert reader.take(len(BIG) - 100) == BIG[100:]
+        assert reader.end() == (0, b"")
+
+
 def waiting_in(pipe):
     """The bytes that wait in a pipe."""
     return struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))[0]
@@ -367,200 +304,24 @@ def test_an_image_that_is_deleted_while_open_is_stale(glance, mounted):
         assert error.value.errno == errno.ESTALE
 
 
-# ---- with Keystone ----
-
-
-def env_file(folder, variables):
-    path = folder / "glance.env"
-    lines = []
-    for name, value in variables.items():
-        quoted = value.replace("'", "'\\''")
-        lines.append(f"export {name}='{quoted}'\n")
-    path.write_text("# who reads images\n" + "".join(lines))
-    path.chmod(0o600)
-    return path
-
-
-def test_without_a_login_there_is_no_permission(cloud):
-    fails(run("list", "--", cloud.uri), DENIED, "401", "OS_USERNAME")
-    fails(read(cloud.uri, cloud.big, (0, 1)), DENIED, "401")
-
-
-def test_a_password_is_enough(cloud):
-    variables = cloud.keystone.environment()
-    for uri in (cloud.uri, "glance+http:///", "glance:///"):
-        assert listed(uri, **variables)["big"]["id"] == cloud.big
-        assert read(uri, cloud.big, (0, len(BIG)), **variables).stdout == BIG
-
-
-def test_an_application_credential_is_enough(cloud):
-    id, secret = cloud.keystone.application_credential("one")
-    variables = {"OS_AUTH_URL": cloud.keystone.url, "OS_APPLICATION_CREDENTIAL_SECRET": secret}
-    by_id = {**variables, "OS_APPLICATION_CREDENTIAL_ID": id}
-    by_name = {**variables, "OS_APPLICATION_CREDENTIAL_NAME": "one", "OS_USERNAME": "reader"}
-    for each in (by_id, by_name, {**by_id, "OS_AUTH_TYPE": "v3applicationcredential"}):
-        assert listed("glance:///", **each)["big"]["id"] == cloud.big
-
-
-def test_a_token_is_enough(cloud):
-    token = cloud.keystone.reader_token()
-    assert "big" in listed(cloud.uri, OS_TOKEN=token)
-    assert "big" in listed("glance:///", OS_TOKEN=token, OS_AUTH_URL=cloud.keystone.url)
-    assert "big" in listed("glance:///", OS_TOKEN=token, OS_ENDPOINT=cloud.url)
-    scoped = {"OS_TOKEN": token, "OS_AUTH_URL": cloud.keystone.url, "OS_PROJECT_NAME": "images"}
-    assert "big" in listed("glance:///", **scoped)
-    fails(run("list", "--", cloud.uri, OS_TOKEN="wrong"), DENIED, "401")
-
-
-def test_a_wrong_password_is_no_permission_and_nothing_of_it_is_said(cloud):
-    variables = {**cloud.keystone.environment(), "OS_PASSWORD": "a-wrong-password"}
-    done = run("list", "--", cloud.uri, **variables)
-    fails(done, DENIED, "cannot log in", "401")
-    assert b"a-wrong-password" not in done.stderr
-
-
-def test_a_user_without_a_role_is_no_permission(cloud):
-    cloud.keystone.create("user", name="stranger", domain_id="default", password="pw")
-    variables = {**cloud.keystone.environment(), "OS_USERNAME": "stranger", "OS_PASSWORD": "pw"}
-    fails(run("list", "--", cloud.uri, **variables), DENIED, "cannot log in")
-
-
-def test_the_images_are_those_that_the_user_may_see(cloud):
-    private = cloud.upload("private", SMALL, visibility="private")
-    variables = cloud.keystone.environment()
-    assert "private" not in listed(cloud.uri, **variables)
-    fails(read(cloud.uri, private, (0, 1), **variables), GONE, "404")
-    cloud.delete(private)
-
-
-def test_the_region_and_the_interface_choose_the_endpoint(cloud):
-    variables = cloud.keystone.environment()
-    assert listed("glance:///", OS_REGION_NAME="here", OS_INTERFACE="public", **variables)
-    fails(run("list", "--", "glance:///", OS_REGION_NAME="there", **variables), USAGE, "there")
-    fails(run("list", "--", "glance:///", OS_INTERFACE="admin", **variables), USAGE, "admin")
-
-
-def test_a_file_of_variables_is_enough(cloud, folder, mounted):
-    path = env_file(folder, cloud.keystone.environment())
-    mount = mounted(f"glance+http:///?env={path}", env=environment())
-    assert (mount / "big").read_bytes() == BIG
-
-
-def test_a_token_that_ends_in_the_middle_of_a_copy_is_renewed(cloud):
-    with Reader(cloud.uri, cloud.big, **cloud.keystone.environment()) as reader:
-        reader.ask(0, MIB)
-        assert reader.take(MIB) == BIG[:MIB]
-        cloud.keystone.end_all_tokens()
-        reader.ask(MIB, len(BIG) - MIB)
-        assert reader.take(len(BIG) - MIB) == BIG[MIB:]
-        assert reader.end() == (0, b"")
-
-
-def test_a_token_that_ends_for_good_is_no_permission(cloud):
-    token = cloud.keystone.reader_token()
-    with Reader(cloud.uri, cloud.big, OS_TOKEN=token) as reader:
-        reader.ask(0, 100)
-        assert reader.take(100) == BIG[:100]
-        cloud.keystone.end_all_tokens()
-        reader.ask(100, 100)
-        status, said = reader.end()
-        assert status == DENIED and b"401" in said
-        assert token.encode() not in said
-
-
-def test_a_token_that_ends_is_not_seen_in_the_mount(cloud, mounted):
-    mount = mounted(cloud.uri, env=environment(**cloud.keystone.environment()))
-    with open(mount / "big", "rb", buffering=0) as file:
-        assert file.read(MIB) == BIG[:MIB]
-        cloud.keystone.end_all_tokens()
-        assert os.pread(file.fileno(), 100, 8 * MIB) == BIG[8 * MIB : 8 * MIB + 100]
-    assert (mount / "big").read_bytes() == BIG
-
-
-def test_no_secret_is_in_arguments_attributes_or_the_log(cloud, mounted):
-    secret = cloud.keystone.password
-    mount = mounted(cloud.uri, arguments=["-d"], noisy=True,
-                    env=environment(**cloud.keystone.environment()))
-    with open(mount / "big", "rb", buffering=0) as file:
-        file.read(100)
-        for pid in (mount.pid, *mount.children()):
-            assert secret not in harness.command_of(pid)
-    for name in os.listxattr(mount / "big"):
-        assert secret.encode() not in os.getxattr(mount / "big", name)
-    mount.end()
-    assert secret not in mount.log()
-
-
-class TlsFront:
-    """TLS before a server that has none."""
-
-    def __init__(self, folder, port):
-        self.port = port
-        self.certificate = folder / "cert.pem"
-        key = folder / "key.pem"
-        harness.run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
-                    "ec_paramgen_curve:P-256", "-nodes", "-keyout", key, "-out",
-                    self.certificate, "-days", "2", "-subj", "/CN=glance", "-addext",
-                    "subjectAltName=IP:127.0.0.1")
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.load_cert_chain(self.certificate, key)
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.url = "https://127.0.0.1:%d" % self.socket.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.socket.close()
-
-    def accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self.socket.accept()
-                threading.Thread(target=self.serve, args=(client,), daemon=True).start()
-
-    def serve(self, client):
-        with contextlib.suppress(OSError):
-            with client, self.context.wrap_socket(client, server_side=True) as safe, \
-                    socket.create_connection(("127.0.0.1", self.port)) as plain:
-                thread = threading.Thread(target=self.copy, args=(plain, safe), daemon=True)
-                thread.start()
-                self.copy(safe, plain)
-                thread.join()
-
-    def copy(self, source, target):
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
+# ---- TLS ----
 
 
 def test_glance_with_tls(glance, folder):
-    with TlsFront(folder, glance.port) as front:
+    (folder / "other").mkdir()
+    with TlsFront(folder, glance.port) as front, TlsFront(folder / "other", 1) as other:
         uri = "glance+" + front.url
-        fails(run("list", "--", uri), UNAVAILABLE, "certificate")
+        for wrong in ({}, {"OS_CACERT": str(other.certificate)}, {"OS_CACERT": "/not/there"},
+                      {"OS_INSECURE": "true"}):
+            fails(run("list", "--", uri, **wrong), UNAVAILABLE, "certificate")
+            fails(read(uri, glance.big, (0, 1), **wrong), UNAVAILABLE, "certificate")
         ca = str(front.certificate)
         assert "big" in listed(uri, OS_CACERT=ca)
         assert read(uri, glance.big, (0, len(BIG)), OS_CACERT=ca).stdout == BIG
         assert read(uri, glance.big, (5, 100), OS_CACERT=ca).stdout == BIG[5:105]
 
 
-
-
 # ---- imagefs verify ----
-
-
-def verify(*words, **variables):
-    done = subprocess.run(
-        [harness.IMAGEFS, "verify", "-o", "store_path=" + harness.STORE_PATH, *words],
-        stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT,
-        env=environment(**variables), check=False)  # fmt: skip
-    if b"libcrypto" in done.stderr:
-        pytest.skip("imagefs was built without libcrypto")
-    head, *rows = done.stdout.decode().splitlines()
-    assert head.split() == ["NAME", "SIZE", "HASH", "RESULT"]
-    return done.returncode, {row.split()[0]: row for row in rows}
 
 
 def test_images_of_glance_are_verified_by_its_hashes(glance, located):
@@ -583,8 +344,3 @@ def test_images_of_glance_are_verified_by_its_hashes(glance, located):
     for id in (*images[:2], bare):
         glance.delete(id)
     glance.set(images[2], deleted=1)
-
-
-def test_images_behind_a_login_are_verified(cloud):
-    status, rows = verify("glance:///", "big", **cloud.keystone.environment())
-    assert status == 0 and "equal" in rows["big"]

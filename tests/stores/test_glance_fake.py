@@ -202,6 +202,18 @@ def test_a_name_that_repeats_has_the_id_behind_it(glance):
     assert set(listed(glance)) == {"other", *("same~" + image.id for image in same)}
 
 
+def test_no_image_is_called_as_another_is_or_could_be_after_its_id(glance):
+    one, other, alone = glance.add("same"), glance.add("same"), glance.add("alone")
+    names = {one.id: "same~" + one.id, other.id: "same~" + other.id, alone.id: "alone"}
+    for name in ("same~" + one.id, one.id, "alone~" + alone.id, "any~" + alone.id):
+        borrower = glance.add(name)
+        names[borrower.id] = name + "~" + borrower.id
+    own = glance.add("x")
+    own.properties["name"] = names[own.id] = "own~" + own.id
+    names[glance.add("same~with more").id] = "same~with more"
+    assert {image["id"]: name for name, image in listed(glance).items()} == names
+
+
 def test_an_image_without_a_name_is_called_by_its_id(glance):
     images = [glance.add(None), glance.add("")]
     assert set(listed(glance)) == {image.id for image in images}
@@ -320,7 +332,7 @@ def test_a_page_that_fails_is_tried_again(glance):
 @pytest.mark.parametrize(
     "code, status",
     [(500, UNAVAILABLE), (502, UNAVAILABLE), (503, AGAIN), (413, AGAIN), (429, AGAIN),
-     (401, DENIED), (403, DENIED), (404, UNAVAILABLE), (400, IO)],
+     (401, DENIED), (403, DENIED), (404, UNAVAILABLE), (400, USAGE)],
 )  # fmt: skip
 def test_the_status_of_a_list_that_fails(glance, code, status):
     glance.add("alpha")
@@ -512,7 +524,8 @@ def test_the_status_of_a_read_that_fails(glance, code, status, words):
     image = glance.add("alpha")
     glance.wrong(Cut(100))
     glance.always(Status(code))
-    done = read(glance, image)
+    # A Glance that is away is waited for as long as that.
+    done = read(glance, image, stall_ms=6000 if status == UNAVAILABLE else 60000)
     fails(done, status, words)
     assert done.stdout == image.data[:100]
 
