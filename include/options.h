@@ -23,6 +23,7 @@ struct options {
 	size_t image_count;
 	bool foreground;
 	bool debug;
+	bool managed; /* by a service manager, for which SIGHUP lists the store anew */
 	bool json, bytes, reverse; /* of a list */
 	enum order order;
 	bool allow_other;

@@ -44,6 +44,7 @@ struct background {
 	int ready_fd; /* a byte for the parent; -1: there is none */
 	const struct options *options;
 	const struct store *store;
+	struct catalog *catalog;
 	struct service *service; /* from the time that it is there on */
 };
 
@@ -53,8 +54,14 @@ static void be_ready(void *context)
 	int null, ret;
 	ssize_t n;
 
-	ret = service_new(background->options->mountpoint, background->store->uri,
-			  &background->service);
+	ret = service_new(
+		&(struct service_options){
+			.mountpoint = background->options->mountpoint,
+			.uri = background->store->uri,
+			.catalog = background->catalog,
+			.reload = background->options->managed,
+		},
+		&background->service);
 	if (ret < 0)
 		log_line(LOG_WARNING, "signals and the watchdog are not seen to: %s",
 			 strerror(-ret));
@@ -323,6 +330,7 @@ static int mount_store(struct options *options)
 	struct engine engine;
 	int ret = options->foreground ? 0 : go_to_background(&background);
 
+	options->managed = getenv("NOTIFY_SOCKET");
 	if (!ret)
 		ret = open_store(options, &warden, &store);
 	if (!ret)
@@ -332,6 +340,7 @@ static int mount_store(struct options *options)
 	if (ret < 0)
 		return ret;
 	background.store = store;
+	background.catalog = catalog;
 	block_ending_signals();
 	engine_init(&engine, store);
 	engine.ring_size = options->ring & ~(size_t)(ENGINE_RING_UNIT - 1);

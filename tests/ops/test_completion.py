@@ -6,6 +6,7 @@ import pty
 import re
 import select
 import shutil
+import signal
 import time
 
 import pytest
@@ -99,12 +100,14 @@ class Zsh:
         if not self.pid:
             os.chdir(folder)
             os.environ.update(PATH="%s/bin:%s" % (folder, os.environ["PATH"]), TERM="dumb",
-                              COLUMNS="200", LINES="50")
-            os.execvp("zsh", ["zsh", "-f", "-i"])
-        self.wait_for("% ")
+                              COLUMNS="200", LINES="50", PS1="begin> ")
+            os.execvp("zsh", ["zsh", "-f", "-i", "-o", "no_prompt_sp"])
+
+    def begin(self, folder):
+        self.wait_for("begin> ")
         self.say("PS1='ready> '; fpath=(%s $fpath); autoload -U compinit; compinit -u -D; "
                  "zstyle ':completion:*' list-prompt ''; setopt nobeep nolistbeep; "
-                 "stty cols 300 rows 60\n" % functions)
+                 "stty cols 300 rows 60\n" % (folder / "functions"))
         self.wait_for("\nready> ")
 
     def say(self, text):
@@ -127,6 +130,7 @@ class Zsh:
         return said
 
     def end(self):
+        os.kill(self.pid, signal.SIGKILL)
         os.close(self.terminal)
         os.waitpid(self.pid, 0)
 
@@ -136,8 +140,11 @@ def zsh(folder):
     if not shutil.which("zsh"):
         pytest.skip("no zsh here")
     shell = Zsh(folder)
-    yield shell
-    shell.end()
+    try:
+        shell.begin(folder)
+        yield shell
+    finally:
+        shell.end()
 
 
 def test_zsh_shows_options_with_their_help(zsh):
