@@ -16,6 +16,7 @@
 #include "log.h"
 #include "service.h"
 #include "show.h"
+#include "top.h"
 #include "verify.h"
 
 #define STR(x) #x
@@ -365,6 +366,8 @@ static int act(struct options *options)
 		return list_store(options);
 	case ACTION_VERIFY:
 		return verify_images(options);
+	case ACTION_STATS:
+		return top_show(options->mountpoint, options->once, options->json);
 	case ACTION_MOUNT:
 		return mount_store(options);
 	}

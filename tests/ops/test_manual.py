@@ -2,6 +2,8 @@
 """What the manual says is what the program says."""
 
 import errno
+import hashlib
+import json
 import os
 import re
 import subprocess
@@ -84,11 +86,45 @@ def test_keys_of_a_listing_are_those_in_the_manual(fake):
     fake.image("a", 1, allocated=5, mtime=7, attrs={"k": "v"})
     fake.image(b"\xff", 1)
     text = section("LISTING")
-    import json
     for line in run(IMAGEFS, "list", "--json", "-o", "store_path=" + STORE_PATH,
                     fake.uri).stdout.splitlines():
         for key in json.loads(line):
             assert "``%s``" % key in text, key
+
+
+def test_each_figure_is_in_the_manual(fake, mounted):
+    fake.image("a", 10)
+    mount = mounted(fake.uri)
+    (mount / "a").read_bytes()
+    text = section("FIGURES")
+    names = {re.sub("^imagefs_(image_)?", "", name)
+             for name in re.findall(r"(?m)^# TYPE (\S+)", (mount / ".imagefs/stats").read_text())}
+    assert names == set(re.findall(r"``([a-z_]+(?:_(?:total|bytes|seconds|running)|_files)|images|streams)``",
+                                   text))
+
+
+def test_keys_of_a_verification_are_those_in_the_manual(fake):
+    content = fake.image("good", 1000)
+    content.keys["attrs"] = {"checksum": hashlib.md5(content.bytes(0, 1000)).hexdigest()}
+    fake.image("bare", 10)
+    bad = fake.image("bad", 10)
+    bad.keys["attrs"] = {"checksum": "0" * 32}
+    lost = fake.image("lost", 10)
+    lost.keys["attrs"] = {"checksum": "0" * 32}
+    fake.fault(lost, "stderr=gone exit=66")
+    fake.publish()
+    text = section("VERIFYING")
+    for names, status in [(["good"], 0), (["bad"], 1), (["lost"], 1), (["good", "bare"], 3), ([], 1)]:
+        done = run(IMAGEFS, "verify", "--json", "-o", "store_path=" + STORE_PATH, fake.uri, *names,
+                   check=False)
+        if "built without" in done.stderr:
+            pytest.skip("built without OpenSSL")
+        assert done.returncode == status, names
+        for line in done.stdout.splitlines():
+            told = json.loads(line)
+            assert "*%s*" % told["result"] in text
+            for key in told:
+                assert "``%s``" % key in text, key
 
 
 def test_the_page_is_rendered_without_a_complaint(folder):

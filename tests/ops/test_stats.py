@@ -1,13 +1,20 @@
 # SPDX-License-Identifier: MIT
 """The figures of a mount: what they are, and their form."""
 
+import fcntl
+import json
 import os
+import pty
 import re
+import select
+import signal
+import struct
 import subprocess
+import termios
 
 import prometheus
 import pytest
-from harness import SOURCE, run, wait_until
+from harness import IMAGEFS, LIMIT, SOURCE, run, wait_until
 
 MIB = 1 << 20
 
@@ -179,3 +186,169 @@ def test_the_timer_and_its_service_have_nothing_wrong(folder):
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", *units], capture_output=True,
                           text=True, timeout=60)
     assert [line for line in done.stderr.splitlines() if "imagefs" in line] == []
+
+
+# ---- imagefs stats ----
+
+class Terminal:
+    """imagefs stats at a terminal, of 24 rows of 100 columns."""
+
+    def __init__(self, *args, **variables):
+        self.pid, self.fd = pty.fork()
+        if not self.pid:
+            os.environ.pop("NO_COLOR", None)
+            os.environ.update({"TERM": "xterm", **variables})
+            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+            os.execv(IMAGEFS, [str(arg) for arg in (IMAGEFS, "stats", *args)])
+        self.said = ""
+
+    def read(self):
+        """What else is said; "" at the end."""
+        try:
+            text = os.read(self.fd, 65536).decode(errors="replace")
+        except OSError:
+            text = ""
+        self.said += text
+        return text
+
+    def screen(self):
+        """The lines of the last whole screen."""
+        screens = re.findall(r"\x1b\[H((?:(?!\x1b\[H).)*)\x1b\[J", self.said, re.S)
+        if not screens:
+            return []
+        return [re.sub(r"\x1b\[[0-9;]*[mK]", "", line).rstrip() for line in screens[-1].split("\n")]
+
+    def wait_for(self, condition):
+        """Wait for a screen that is so; its lines."""
+        while not condition(self.screen()):
+            assert select.select([self.fd], [], [], LIMIT)[0] and self.read(), self.said[-2000:]
+        return self.screen()
+
+    def end(self):
+        """Its status, once it has ended."""
+        while self.read():
+            pass
+        os.close(self.fd)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def row_of(screen, name):
+    return next((line for line in screen if line.startswith(name + " ")), "")
+
+
+def test_a_terminal_shows_the_open_images_live(fake, mounted):
+    image = fake.image("disk.raw", 64 * MIB)
+    fake.image("closed", 10)
+    mount = mounted(fake.uri, "direct_io")
+    (mount / "closed").read_bytes()
+    terminal = Terminal(mount.path)
+    terminal.wait_for(lambda screen: "1 images" not in screen and len(screen) > 4)
+    with open(mount / "disk.raw", "rb", buffering=0) as file:
+        for offset in range(0, 16 * MIB, MIB):
+            assert file.read(MIB) == image.bytes(offset, MIB)
+        screen = terminal.wait_for(lambda screen: row_of(screen, "disk.raw"))
+        assert re.search(r"\[######\.{18}\]  25% +\S+/s +\S+/s", row_of(screen, "disk.raw"))
+        assert not row_of(screen, "closed")
+        assert "2 images, 1 open files" in screen[1]
+        assert max(len(line) for line in screen) <= 100
+        os.pread(file.fileno(), MIB, 31 * MIB)
+        terminal.wait_for(lambda screen: " 50% " in row_of(screen, "disk.raw"))
+        assert "\x1b[1mIMAGE" in terminal.said
+    terminal.wait_for(lambda screen: not row_of(screen, "disk.raw"))
+    os.write(terminal.fd, b"xq")
+    assert terminal.end() == 0
+    assert terminal.said.count("\x1b[?1049h") == terminal.said.count("\x1b[?1049l") == 1
+    assert terminal.said.endswith("\x1b[?25h\x1b[?1049l")
+
+
+def test_the_terminal_is_left_as_it_was(fake, mounted):
+    mount = mounted(fake.uri)
+    parent, child = pty.openpty()
+    before = termios.tcgetattr(child)
+    process = subprocess.Popen([IMAGEFS, "stats", mount.path], stdin=child, stdout=child,
+                               env={**os.environ, "TERM": "xterm"})
+    try:
+        wait_until(lambda: not termios.tcgetattr(child)[3] & termios.ICANON, "it has begun")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LIMIT) == 0
+        assert termios.tcgetattr(child) == before
+    finally:
+        process.kill()
+        process.wait()
+        os.close(parent)
+        os.close(child)
+
+
+def test_a_terminal_that_changes_its_size_is_fitted(fake, mounted):
+    fake.image("a" * 200, 10)
+    mount = mounted(fake.uri)
+    with open(mount / ("a" * 200), "rb"):
+        terminal = Terminal(mount.path, NO_COLOR="1")
+        wide = terminal.wait_for(lambda screen: len(screen) > 6)
+        assert 80 < max(map(len, wide)) <= 100
+        fcntl.ioctl(terminal.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 70, 0, 0))
+        terminal.wait_for(lambda screen: max(map(len, screen)) <= 70)
+        assert "\x1b[1m" not in terminal.said
+        os.kill(terminal.pid, signal.SIGTERM)
+        assert terminal.end() == 0
+
+
+def test_a_mount_that_goes_away_ends_the_view(fake, mounted):
+    mount = mounted(fake.uri)
+    terminal = Terminal(mount.path)
+    terminal.wait_for(lambda screen: len(screen) > 4)
+    mount.end()
+    assert terminal.end() == 1
+    said = terminal.said.split("\x1b[?1049l")[1]
+    assert "No such file or directory (no imagefs is mounted there)" in said
+
+
+@pytest.mark.parametrize("how", ["pipe", "--once", "dumb"])
+def test_a_table_is_shown_once(fake, mounted, how):
+    image = fake.image("a", 3 * MIB)
+    mount = mounted(fake.uri)
+    assert (mount / "a").read_bytes() == image.bytes(0, image.size)
+    if how == "pipe":
+        said = run(IMAGEFS, "stats", mount.path).stdout
+    else:
+        terminal = Terminal(*(["--once"] if how == "--once" else []), mount.path,
+                            **({"TERM": "dumb"} if how == "dumb" else {}))
+        assert terminal.end() == 0
+        said = terminal.said.replace("\r", "")
+    assert "\x1b" not in said
+    lines = [line.split() for line in said.splitlines()]
+    assert lines[0][:3] == ["IMAGE", "READ", "STORE"]
+    assert [line[:2] for line in lines[1:]] == [["(all)", "3.0M"], ["a", "3.0M"]]
+
+
+def test_json_has_what_the_text_has(fake, mounted):
+    fake.image('a "b"', 3 * MIB)
+    mount = mounted(fake.uri)
+    (mount / 'a "b"').read_bytes()
+    wait_until(lambda: not mount.store_processes(), "programs end")
+    found = figures(mount)
+    told = json.loads(run(IMAGEFS, "stats", "--json", mount.path).stdout)
+    assert told["store"] == fake.uri and told["mountpoint"] == str(mount.path)
+    (image,) = told["images"]
+    assert image.pop("image") == 'a "b"'
+    for prefix, its, labels in [("imagefs_", told["mount"], {}),
+                                ("imagefs_image_", image, {"image": 'a "b"'})]:
+        for name, value in its.items():
+            if not isinstance(value, dict):
+                assert prometheus.value(found, prefix + name, **labels) == value, name
+                continue
+            for le, number in value["buckets"].items():
+                assert prometheus.value(found, prefix + name + "_bucket", le=le, **labels) == number
+            for part in ("count", "sum"):
+                assert prometheus.value(found, "%s%s_%s" % (prefix, name, part), **labels) == value[part]
+
+
+@pytest.mark.parametrize("arguments,status,text", [
+    (["/tmp"], 1, "/tmp: No such file or directory (no imagefs is mounted there)"),
+    ([], 2, "usage: imagefs stats [--once] [--json] MOUNTPOINT (see imagefs --help)"),
+    (["a", "b"], 2, "b: one argument too many (see imagefs --help)"),
+    (["--bytes", "a"], 2, "--bytes: no such option (see imagefs --help)"),
+])
+def test_errors_name_the_next_step(arguments, status, text):
+    done = run(IMAGEFS, "stats", *arguments, check=False)
+    assert (done.returncode, done.stderr) == (status, "imagefs: %s\n" % text)
