@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: MIT
+"""The examples do what they say."""
+
+import getpass
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+from harness import BUILD, IMAGEFS, LIMIT, SOURCE, STORE_PATH, run, wait_until
+
+sys.path.insert(0, str(SOURCE / "tests/stores"))
+
+import conformance
+
+EXAMPLES = SOURCE / "examples"
+STORES = EXAMPLES / "stores"
+MIB = 1 << 20
+
+
+def needs(*programs):
+    missing = [name for name in programs if not shutil.which(name, path="/usr/sbin:" + os.environ["PATH"])]
+    return pytest.mark.skipif(bool(missing), reason="not here: " + ", ".join(missing))
+
+
+def check_conformance(program, uri, not_applicable):
+    """All rules are kept, and those that cannot be tried are the ones that are expected."""
+    results = list(conformance.check(str(STORES / program), uri))
+    wrong = ["%s: %s" % (name, why) for name, _, verdict, why in results if verdict == "wrong"]
+    assert not wrong, "\n".join(wrong)
+    untried = {name for name, _, verdict, _ in results if verdict == "n/a"}
+    assert untried <= set(not_applicable), untried
+
+
+def write_images(folder):
+    """A few images in a folder; their contents."""
+    contents = {
+        "disk one.raw": os.urandom(5 * MIB + 77),
+        "empty.raw": b"",
+        "zeros+end_2.raw": bytes(3 * MIB) + b"end",
+    }
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
+    return contents
+
+
+def check_mount(mount, contents):
+    """The files of a mount are these."""
+    assert sorted(os.listdir(mount.path)) == sorted(contents)
+    for name, data in contents.items():
+        assert (mount / name).stat().st_size == len(data)
+        assert (mount / name).read_bytes() == data
+    with open(mount / "disk one.raw", "rb") as file:
+        for offset in (4 * MIB, 100, 3 * MIB + 5):
+            assert os.pread(file.fileno(), 5000, offset) == contents["disk one.raw"][offset:][:5000]
+
+
+EXTENTS = {name for name, text, _ in conformance.RULES if text.startswith("extents: ")}
+
+
+# ---- a store over ssh: a server of its own ----
+
+@pytest.fixture
+def ssh(folder):
+    """$IMAGEFS_SSH for a server that lets us in."""
+    for name in ("host", "user"):
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name)
+    (folder / "authorized").write_text((folder / "user.pub").read_text())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (folder / "sshd_config").write_text(
+        "Port {0}\nListenAddress 127.0.0.1\nHostKey {1}/host\nAuthorizedKeysFile {1}/authorized\n"
+        "PidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin yes\nMaxSessions 100\n"
+        "MaxStartups 100\nUseDNS no\n".format(port, folder))
+    (folder / "known").write_text("[127.0.0.1]:%d %s" % (port, (folder / "host.pub").read_text()))
+    os.makedirs("/run/sshd", exist_ok=True)
+    with open(folder / "sshd.log", "wb") as log:
+        server = subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", folder / "sshd_config"],
+                                  stdin=subprocess.DEVNULL, stderr=log, stdout=log)
+    command = ("ssh -p %d -i %s/user -o BatchMode=yes -o UserKnownHostsFile=%s/known -F none"
+               % (port, folder, folder))
+    try:
+        wait_until(lambda: b"listening" in (folder / "sshd.log").read_bytes(), "sshd listens")
+        assert run(*command.split(), getpass.getuser() + "@127.0.0.1", "echo in").stdout == "in\n"
+        yield command
+    finally:
+        server.terminate()
+        server.wait(LIMIT)
+
+
+@needs("sshd", "ssh-keygen")
+@pytest.mark.limit(300)
+def test_the_store_over_ssh_keeps_the_rules(ssh, images, monkeypatch):
+    write_images(images)
+    monkeypatch.setenv("IMAGEFS_SSH", ssh)
+    check_conformance("imagefs-store-ssh", "ssh://127.0.0.1%s" % images, EXTENTS)
+
+
+@needs("sshd", "ssh-keygen")
+def test_the_store_over_ssh_is_mounted(ssh, images, mounted):
+    contents = write_images(images)
+    (images / "left $out").write_bytes(b"x")
+    mount = mounted("ssh://%s@127.0.0.1%s" % (getpass.getuser(), images),
+                    store_path=str(STORES), env={**os.environ, "IMAGEFS_SSH": ssh})
+    check_mount(mount, contents)
+    with open(mount / "disk one.raw", "rb") as file:
+        (images / "disk one.raw").write_bytes(b"new")
+        with pytest.raises(OSError, match="Stale"):
+            os.pread(file.fileno(), 1000, 5 * MIB - 5000)
+        mount.expect("imagefs: disk one.raw: .*status 66")
+
+
+def test_a_server_that_is_not_there_is_unavailable(folder):
+    (folder / "ssh").write_text("#!/bin/sh\necho away >&2; exit 255\n")
+    (folder / "ssh").chmod(0o755)
+    done = run(STORES / "imagefs-store-ssh", "list", "--", "ssh://127.0.0.1/tmp", check=False,
+               env={**os.environ, "IMAGEFS_SSH": "%s/ssh" % folder})
+    assert (done.returncode, done.stdout) == (69, "")
+
+
+@pytest.mark.parametrize("uri", ["ssh://host/a'b", "ssh://host/$(id)", "ssh://-oProxyCommand=x/a",
+                                 "ssh:///a", "ssh://host", "ssh://h;id/a"])
+def test_a_uri_is_no_command(uri, folder):
+    done = run(STORES / "imagefs-store-ssh", "list", "--", uri, check=False,
+               env={**os.environ, "IMAGEFS_SSH": "touch %s/run" % folder})
+    assert done.returncode == 64 and not (folder / "run").exists()
+
+
+# ---- a store of compressed images ----
+
+def compress(folder, contents):
+    for name, data in contents.items():
+        run("zstd", "-q", "--rm", "-T1", "-f", folder / name)
+
+
+@needs("zstd")
+@pytest.mark.limit(300)
+def test_the_store_of_compressed_images_keeps_the_rules(images):
+    compress(images, write_images(images))
+    check_conformance("imagefs-store-zstd", "zstd://%s" % images, EXTENTS)
+
+
+@needs("zstd")
+def test_the_store_of_compressed_images_is_mounted(images, mounted):
+    contents = write_images(images)
+    compress(images, contents)
+    mount = mounted("zstd://%s" % images, store_path=str(STORES))
+    check_mount(mount, contents)
+
+
+@needs("zstd")
+def test_a_compressed_image_that_is_damaged_is_an_error(images, mounted):
+    contents = write_images(images)
+    compress(images, contents)
+    path = images / "disk one.raw.zst"
+    data = bytearray(path.read_bytes())
+    data[3 * MIB] ^= 1
+    path.write_bytes(data)
+    mount = mounted("zstd://%s" % images, store_path=str(STORES), noisy=True)
+    with pytest.raises(OSError):
+        (mount / "disk one.raw").read_bytes()
+    assert re.search(r"status 65 at byte \d+: it cannot be decompressed", mount.log())
+
+
+@needs("zstd")
+def test_a_compressed_image_of_any_name_is_listed(images):
+    names = [b'a "b" \\c', b"\xff\x01", "\u00fc".encode(), b"-n"]
+    for name in names:
+        path = os.path.join(os.fsencode(images), name)
+        with open(path, "wb") as file:
+            file.write(b"content")
+        run("zstd", "-q", "--rm", "--", path)
+    with subprocess.Popen(["zstd", "-q", "-o", images / "streamed.zst"], stdin=subprocess.PIPE) as piped:
+        piped.stdin.write(b"no size is written")
+    done = run(STORES / "imagefs-store-zstd", "list", "--", "zstd://%s" % images)
+    listed = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sorted(bytes.fromhex(image["name_hex"]) for image in listed) == sorted(names)
+    assert all(image["size"] == 7 for image in listed)
+    assert "streamed.zst: its size is not told" in done.stderr
