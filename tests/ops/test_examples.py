@@ -182,3 +182,159 @@ def test_a_compressed_image_of_any_name_is_listed(images):
     assert sorted(bytes.fromhex(image["name_hex"]) for image in listed) == sorted(names)
     assert all(image["size"] == 7 for image in listed)
     assert "streamed.zst: its size is not told" in done.stderr
+
+
+# ---- copying ----
+
+def test_a_copy_is_whole_and_has_holes(fake, mounted, folder):
+    image = fake.image("disk.raw", 40 * MIB + 5, extents=[(MIB, 3 * MIB), (40 * MIB, 5)],
+                       allocated=3 * MIB)
+    fake.image("empty", 0)
+    fake.image("zeros", 9 * MIB, extents=[], allocated=0)
+    mount = mounted(fake.uri)
+    done = run(EXAMPLES / "copy-image", mount / "disk.raw", folder / "copy")
+    assert "bytes" in done.stderr
+    assert (folder / "copy").read_bytes() == image.bytes(0, image.size)
+    assert os.stat(folder / "copy").st_blocks * 512 < 16 * MIB
+    run(EXAMPLES / "copy-image", mount / "empty", folder)
+    assert (folder / "empty").read_bytes() == b""
+    run(EXAMPLES / "copy-image", mount / "zeros", folder / "zeros")
+    assert (folder / "zeros").read_bytes() == bytes(9 * MIB)
+    assert not list(folder.glob("*.part.*"))
+
+
+def test_a_copy_that_fails_is_not_there_and_goes_on_later(fake, mounted, folder):
+    image = fake.image("a", 30 * MIB)
+    fake.fault(image, "at=%d exit=77" % (20 * MIB))
+    mount = mounted(fake.uri, noisy=True)
+    assert run(EXAMPLES / "copy-image", mount / "a", folder / "copy", check=False).returncode == 1
+    assert not (folder / "copy").exists()
+    (part,) = folder.glob("copy.part.*")
+    copied = part.stat().st_size
+    assert 0 < copied <= 20 * MIB and part.read_bytes() == image.bytes(0, copied)
+    fake.fault(image)
+    done = run(EXAMPLES / "copy-image", mount / "a", folder / "copy")
+    assert re.search(r"(?m)^%d bytes" % (30 * MIB - copied), done.stderr)
+    assert (folder / "copy").read_bytes() == image.bytes(0, image.size)
+    assert not list(folder.glob("*.part.*"))
+
+
+def test_a_copy_is_never_of_two_versions(fake, mounted, folder):
+    old = fake.image("a", 30 * MIB, id="old")
+    fake.fault(old, "at=%d say=there until=go stderr=gone exit=66" % (20 * MIB))
+    mount = mounted(fake.uri, "ttl=0", noisy=True)
+    copying = subprocess.Popen([EXAMPLES / "copy-image", mount / "a", folder / "copy"],
+                               stderr=subprocess.PIPE, text=True, env={**os.environ, "LC_ALL": "C"})
+    wait_until(lambda: fake.marked("there"), "it is under way")
+    fake.remove(old)
+    new = fake.image("a", 10 * MIB, id="new")
+    fake.mark("go")
+    assert "Stale file handle" in copying.communicate(timeout=LIMIT)[1]
+    assert copying.returncode == 1
+
+    def copied():
+        # The kernel remembers for a second what the name meant.
+        return not run(EXAMPLES / "copy-image", mount / "a", folder / "copy",
+                       check=False).returncode
+
+    wait_until(copied, "the new version is copied")
+    assert (folder / "copy").read_bytes() == new.bytes(0, new.size)
+    assert not list(folder.glob("*.part.*"))
+
+
+# ---- machines ----
+
+@needs("qemu-img", "qemu-io")
+def test_overlays_share_an_image_and_leave_it_alone(images, mounted, folder):
+    data = os.urandom(8 * MIB)
+    (images / "base.raw").write_bytes(data)
+    mount = mounted(images)
+    said = run(EXAMPLES / "qemu/overlays", mount / "base.raw", folder, "one", "two").stdout
+    one, two = said.split()
+    run("qemu-io", "-f", "qcow2", "-c", "write -P 0x55 1M 64k", one)
+    run("qemu-io", "-f", "qcow2", "-c", "write -P 0x66 3M 64k", two)
+    for disk, offset, byte in [(one, MIB, b"\x55"), (two, 3 * MIB, b"\x66")]:
+        run("qemu-img", "convert", "-O", "raw", disk, folder / "whole")
+        assert (folder / "whole").read_bytes() == data[:offset] + byte * 65536 + data[offset + 65536:]
+        assert os.stat(disk).st_size < 2 * MIB
+    assert (images / "base.raw").read_bytes() == data == (mount / "base.raw").read_bytes()
+
+
+@needs("qemu-system-x86_64")
+def test_two_machines_run_from_one_image(images, mounted, folder):
+    (images / "base.raw").write_bytes(os.urandom(2 * MIB))
+    mount = mounted(images)
+    disks = run(EXAMPLES / "qemu/overlays", mount / "base.raw", folder, "one", "two").stdout.split()
+    machines = [subprocess.Popen(
+        ["qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none", "-S",
+         "-drive", "if=none,format=qcow2,file=" + disk, "-qmp", "stdio"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for disk in disks]
+    try:
+        for machine in machines:
+            assert "QMP" in machine.stdout.readline(), machine.stderr.read()
+            machine.stdin.write('{"execute": "qmp_capabilities"}{"execute": "query-block"}\n')
+            machine.stdin.flush()
+            machine.stdout.readline()
+            (drive,) = json.loads(machine.stdout.readline())["return"]
+            assert drive["inserted"]["backing_file_depth"] == 1
+    finally:
+        for machine in machines:
+            machine.kill()
+            machine.communicate()
+
+
+@needs("qemu-img", "qemu-io")
+def test_an_overlay_is_not_of_another_image_than_it_was(images, mounted, folder):
+    (images / "base.raw").write_bytes(os.urandom(2 * MIB))
+    mount = mounted(images, "ttl=0", noisy=True)
+    overlay = run(EXAMPLES / "qemu/overlays", mount / "base.raw", folder, "one").stdout.strip()
+    run("qemu-io", "-f", "qcow2", "-c", "read 0 64k", overlay)
+    (images / ".new").write_bytes(os.urandom(2 * MIB))
+    (images / ".new").rename(images / "base.raw")
+    wait_until(lambda: run("qemu-io", "-f", "qcow2", "-c", "read 0 64k", overlay,
+                           check=False).returncode, "it is not opened any more")
+
+
+def test_overlays_are_only_made_of_images_of_a_mount(folder):
+    (folder / "a").write_bytes(b"x")
+    done = run(EXAMPLES / "qemu/overlays", folder / "a", folder, "one", check=False)
+    assert done.returncode == 1 and "not in a mount of imagefs" in done.stderr
+
+
+# ---- SMB ----
+
+@needs("smbd", "smbclient")
+def test_a_mount_is_exported_by_samba(fake, mounted, folder):
+    image = fake.image("disk one.raw", 20 * MIB + 7)
+    mount = mounted(fake.uri, "allow_other", "immutable")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    text = (EXAMPLES / "samba/smb.conf").read_text().replace("/mnt/images", str(mount.path))
+    own = "[global]\ninterfaces = lo\nbind interfaces only = yes\nlog file = %s/log\n" % folder
+    for name in ("private dir", "lock directory", "state directory", "cache directory",
+                 "pid directory", "ncalrpc dir"):
+        own += "%s = %s/smb\n" % (name, folder)
+    (folder / "smb").mkdir()
+    (folder / "smb.conf").write_text(text + own)
+    with open(folder / "smbd.log", "wb") as log:
+        server = subprocess.Popen(["smbd", "-F", "--no-process-group", "-p", str(port), "-s",
+                                   folder / "smb.conf"], stdin=subprocess.DEVNULL, stdout=log,
+                                  stderr=log, start_new_session=True)  # it ends its group
+
+    def client(command, check=True):
+        return run("smbclient", "-N", "-s", folder / "smb.conf", "-p", str(port),
+                   "//127.0.0.1/images", "-c", command, cwd=folder, check=check, limit=LIMIT)
+
+    try:
+        wait_until(lambda: client("ls", check=False).returncode == 0, "smbd serves")
+        assert re.search(r"disk one\.raw +\S* +%d " % image.size, client("ls").stdout)
+        client('get "disk one.raw" copy')
+        assert (folder / "copy").read_bytes() == image.bytes(0, image.size)
+        done = client('put copy new', check=False)
+        assert "NT_STATUS_" in done.stdout + done.stderr
+        assert os.listdir(mount.path) == ["disk one.raw"]
+    finally:
+        server.terminate()
+        server.wait(LIMIT)
