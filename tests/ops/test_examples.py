@@ -62,6 +62,26 @@ def check_mount(mount, contents):
 EXTENTS = {name for name, text, _ in conformance.RULES if text.startswith("extents: ")}
 
 
+# ---- the first steps ----
+
+@needs("meson", "ninja", "gcc", "qemu-img")
+@pytest.mark.skipif(bool(os.geteuid()), reason="not root: packages may be missing")
+@pytest.mark.limit(600)
+def test_the_quickstart_comes_from_nothing_to_a_copied_image(folder):
+    """In a copy of the tree, as it builds in it."""
+    run("sh", "-euc", 'tar -C "$0" -c --exclude="./build*" --exclude=./.git --exclude=__pycache__ . | '
+        'tar -C "$1" -x', SOURCE, folder)
+    done = run(folder / "examples/quickstart.sh", "64M", cwd="/", limit=500,
+               env={**os.environ, "TMPDIR": str(folder)})
+    assert "$ cmp images/random.raw copy.raw" in done.stdout
+    assert "Images are identical." in done.stdout
+    assert re.search(r"(?m)^dd if=mnt/random.raw .* [0-9]+ MB/s$", done.stdout)
+    assert not [name for name in os.listdir(folder) if name.startswith("imagefs-quickstart")]
+    # What it names at the end is there, and was installed with a prefix of its own.
+    program = done.stdout.splitlines()[-1].split()[0]
+    assert run(program, "--version").stdout.startswith("imagefs ")
+
+
 # ---- a store over ssh: a server of its own ----
 
 @pytest.fixture
