@@ -80,6 +80,20 @@ def test_the_quickstart_comes_from_nothing_to_a_copied_image(folder):
     # What it names at the end is there, and was installed with a prefix of its own.
     program = done.stdout.splitlines()[-1].split()[0]
     assert run(program, "--version").stdout.startswith("imagefs ")
+    # One command more, and a store is mounted.
+    (folder / "own").mkdir()
+    (folder / "own/a").write_bytes(b"content")
+    run(folder / "examples/quickstart.sh", folder / "own", folder / "mnt", limit=500)
+    try:
+        assert (folder / "mnt/a").read_bytes() == b"content"
+    finally:
+        run("umount", folder / "mnt")
+    # And one that has to be built with a library.
+    if os.path.exists("/usr/include/curl/curl.h") or \
+            os.path.exists("/usr/include/x86_64-linux-gnu/curl/curl.h"):
+        done = run(folder / "examples/quickstart.sh", "glance+http://127.0.0.1:1/", folder / "mnt",
+                   limit=500, check=False)
+        assert done.returncode == 1 and "imagefs-store-glance, status 69" in done.stderr
 
 
 # ---- a store over ssh: a server of its own ----
