@@ -11,6 +11,11 @@
 #define IMAGE_PREFIX "imagefs_image_"
 #define USEC_PER_SEC 1e6
 
+struct parser {
+	struct figures *figures;
+	size_t next; /* where to look first: lines of images come in the same order */
+};
+
 /* A line, taken apart in place. */
 struct sample {
 	char *name;
@@ -99,14 +104,21 @@ static bool same(const char *a, const char *b)
 }
 
 /* The set of an image, which is added if it is not there; NULL: no memory. */
-static struct figure_set *set_of(struct figures *figures, const struct sample *sample)
+static struct figure_set *set_of(struct parser *parser, const struct sample *sample)
 {
+	struct figures *figures = parser->figures;
 	struct figure_set *set, *sets;
 
 	for (size_t i = 0; i < figures->count; i++) {
-		set = &figures->images[i];
-		if (same(set->image, sample->image) && same(set->old_id, sample->old_id))
+		size_t at = (parser->next + i) % figures->count;
+
+		set = &figures->images[at];
+		if (same(set->image, sample->image) &&
+		    same(set->old_id, sample->old_id)) {
+			/* A histogram has several lines, one after another. */
+			parser->next = at;
 			return set;
+		}
 	}
 	sets = reallocarray(figures->images, figures->count + 1, sizeof(*sets));
 	if (!sets)
@@ -162,8 +174,9 @@ static void set_figure(struct figure_set *set, const char *name,
 			set->values[i] = strtoull(sample->value, NULL, 10);
 }
 
-static int add_line(struct figures *figures, char *line)
+static int add_line(struct parser *parser, char *line)
 {
+	struct figures *figures = parser->figures;
 	struct figure_set *set = &figures->mount;
 	size_t prefix = sizeof(MOUNT_PREFIX) - 1;
 	struct sample sample;
@@ -184,7 +197,7 @@ static int add_line(struct figures *figures, char *line)
 	if (sample.image &&
 	    !strncmp(sample.name, IMAGE_PREFIX, sizeof(IMAGE_PREFIX) - 1)) {
 		prefix = sizeof(IMAGE_PREFIX) - 1;
-		set = set_of(figures, &sample);
+		set = set_of(parser, &sample);
 		if (!set)
 			return -ENOMEM;
 	}
@@ -201,12 +214,13 @@ int figures_parse(const char *text, struct figures **ret_figures)
 {
 	CLEANUP(figures_freep) struct figures *figures = calloc(1, sizeof(*figures));
 	CLEANUP(freep) char *copy = strdup(text);
+	struct parser parser = {.figures = figures};
 	char *rest = copy, *line;
 
 	if (!figures || !copy)
 		return -ENOMEM;
 	while ((line = strsep(&rest, "\n"))) {
-		int ret = add_line(figures, line);
+		int ret = add_line(&parser, line);
 
 		if (ret < 0)
 			return ret;
