@@ -93,7 +93,9 @@ build_imagefs() {
 	[ -f "$build/build.ninja" ] ||
 		meson setup "$build" "$source" --prefix "$build/root" -Dtests=false >/dev/null
 	for feature in $features; do
-		meson configure "$build" "-D$feature=enabled"
+		[ -e "$build/root/libexec/imagefs/imagefs-store-$feature" ] && continue
+		# meson remembers what was not there before the package was installed.
+		meson setup --wipe "$build" "$source" "-D$feature=enabled" >/dev/null
 	done
 	ninja -C "$build" --quiet
 	meson install -C "$build" --quiet >/dev/null
