@@ -17,6 +17,8 @@ packages=(
 )
 # What tests/ops needs.
 packages+=(libsystemd-dev man-db systemd)
+packages+=(bash-completion debhelper debootstrap dpkg-dev libcurl4-openssl-dev libssl-dev lintian
+	openssh-client openssh-server samba smbclient zsh zstd)
 
 install() {
 	local missing=() package
@@ -88,7 +90,7 @@ step_mount() { pytests gcc tests/mount; }
 step_stores() { pytests gcc tests/stores; }
 step_mount_address() { pytests address tests/mount; }
 step_mount_thread() { pytests thread tests/mount; }
-step_ops() { pytests gcc tests/ops; }
+step_ops() { IMAGEFS_TEST_ALL=1 pytests gcc tests/ops; }
 
 if [ "${1:-}" = list ]; then
 	printf '%s\n' "${steps[@]}"
