@@ -372,3 +372,44 @@ def test_a_mount_is_exported_by_samba(fake, mounted, folder):
     finally:
         server.terminate()
         server.wait(LIMIT)
+
+
+# ---- what tells of them ----
+
+def test_the_readme_of_the_examples_has_each_of_them():
+    text = (EXAMPLES / "README.md").read_text()
+    rows = re.findall(r"(?m)^\| [^|]+ \| ([^|]+) \| ([^|]+) \|$", text)
+    named = {re.match("`([^ `]+)", where)[1].rstrip("/") for where, _ in rows if where.startswith("`")}
+    there = set()
+    for path in EXAMPLES.iterdir():
+        inside = [p for p in path.rglob("*")] if path.is_dir() else []
+        if path.name != "README.md":
+            there.add(path.name if not path.is_dir() else path.name)
+    assert {name.split("/")[0] for name in named} == there
+    assert all((EXAMPLES / name).exists() for name in named)
+    for test in re.findall(r"`(tests/[^`]+)`", text):
+        assert (SOURCE / test).exists(), test
+    for store in STORES.iterdir():
+        assert "stores/" + store.name in named
+
+
+def test_the_readme_is_true_to_the_program():
+    text = (SOURCE / "README.md").read_text()
+    assert len(text.splitlines()) < 150
+    for path in re.findall(r"\b((?:examples|include|tests|src)/[\w./-]*\w)", text):
+        assert (SOURCE / path).exists(), path
+    help_text = run(IMAGEFS, "--help").stdout
+    for line in re.findall(r"(?m)^imagefs ([a-z]+ )?[A-Z]+.*?  +#", text):
+        assert "imagefs " + line in help_text
+    for option in re.findall(r"--[a-z]+", " ".join(re.findall(r"(?m)^imagefs .*", text))):
+        assert option in help_text
+    for page in re.findall(r"`man ([\w-]+)`", text):
+        assert list((SOURCE / "src").glob(page + ".[17].rst")), page
+    # The schemes of the table are those of programs that are here.
+    schemes = set(re.findall(r"`([a-z]+)(?:\+https)?://", text))
+    known = {p.stem for p in (SOURCE / "src/stores").iterdir() if "_" not in p.stem} - {"serve"}
+    assert schemes == known
+    for name in re.findall(r"(?m)^option\('(\w+)', type : 'feature'", (SOURCE / "meson_options.txt").read_text()):
+        what = {"man": "docutils", "systemd": "libsystemd", "rbd": "librbd", "glance": "libcurl",
+                "verify": "OpenSSL", "fuzz": ""}[name]
+        assert what in text
