@@ -1,9 +1,16 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 #
-# Build imagefs, mount a small folder of images, and read one as fast as it goes.
+# Build imagefs, mount a small folder of images, and read one as fast as it goes:
 #
 #	./examples/quickstart.sh [SIZE]		of the largest image; 1G by default
+#
+# or mount a store of your own:
+#
+#	./examples/quickstart.sh STORE MOUNTPOINT
+#	./examples/quickstart.sh sheepdog://10.0.0.1:7000/ /mnt
+#	./examples/quickstart.sh rbd://POOL/ /mnt	as ceph.conf and the keyring say
+#	./examples/quickstart.sh glance:/// /mnt	as openrc.sh says, which was read before
 #
 # On Debian 12, as root, what is missing is installed first.  All is built and installed in
 # build-quickstart; the images lie in a temporary folder, which is removed at the end.
@@ -11,10 +18,26 @@
 set -eu
 
 size=${1:-1G}
+store= mountpoint= features=
+if [ $# = 2 ]; then
+	store=$1 mountpoint=$2
+fi
 source=$(cd "$(dirname "$0")/.." && pwd)
 build=$source/build-quickstart
 packages="gcc libc6-dev meson ninja-build pkg-config libfuse3-dev libjansson-dev fuse3 qemu-utils"
 folder=
+
+# What the stores need that link a library.
+case $store in
+rbd:*)
+	packages="$packages librbd-dev librados-dev"
+	features=rbd
+	;;
+glance:* | glance+*)
+	packages="$packages libcurl4-openssl-dev"
+	features=glance
+	;;
+esac
 
 # A headline.
 say() {
@@ -69,6 +92,11 @@ build_imagefs() {
 	say "Building imagefs in $build"
 	[ -f "$build/build.ninja" ] ||
 		meson setup "$build" "$source" --prefix "$build/root" -Dtests=false >/dev/null
+	for feature in $features; do
+		[ -e "$build/root/libexec/imagefs/imagefs-store-$feature" ] && continue
+		# meson remembers what was not there before the package was installed.
+		meson setup --wipe "$build" "$source" "-D$feature=enabled" >/dev/null
+	done
 	ninja -C "$build" --quiet
 	meson install -C "$build" --quiet >/dev/null
 }
@@ -111,6 +139,15 @@ install_packages
 build_imagefs
 
 PATH=$build/root/bin:$PATH
+if [ -n "$store" ]; then
+	say "Mounting $store"
+	mkdir -p "$mountpoint" 2>/dev/null || true # it may be a mount whose program is gone
+	run imagefs "$store" "$mountpoint"
+	run imagefs list "$store"
+	say "Done. What next?"
+	echo "cp $mountpoint/IMAGE .; $build/root/bin/imagefs stats $mountpoint; umount $mountpoint"
+	exit
+fi
 folder=$(mktemp -d "${TMPDIR:-/tmp}/imagefs-quickstart.XXXXXX")
 cd "$folder"
 make_images

@@ -31,7 +31,6 @@ struct engine {
 	/* by themselves */
 	struct stats stats;
 	atomic_size_t streams;
-	atomic_size_t memory_used; /* bytes */
 	atomic_uint_least64_t start_us; /* from a program's start to its first byte */
 	atomic_uint_least64_t rate; /* bytes that a program gives in a millisecond */
 	/* guarded by the next */
@@ -51,12 +50,16 @@ void engine_fini(struct engine *engine);
  */
 size_t engine_fair_ring(const struct engine *engine);
 
-/* A stream begins.  Returns the size of its ring, which is counted from here on. */
-size_t engine_stream_begins(struct engine *engine);
+/*
+ * A stream begins.  Returns the size of its ring, which is counted from here on, also for
+ * @image, whose stats they are or NULL.
+ */
+size_t engine_stream_begins(struct engine *engine, struct stats *image);
 
 /* A stream ends, or its ring or another buffer changes its size: the memory is counted. */
-void engine_stream_ends(struct engine *engine, size_t ring_size);
-void engine_ring_changes(struct engine *engine, size_t from, size_t to);
+void engine_stream_ends(struct engine *engine, struct stats *image, size_t ring_size);
+void engine_ring_changes(struct engine *engine, struct stats *image, size_t from,
+			 size_t to);
 
 /* A program took @start_us microseconds from its start to its first byte. */
 void engine_note_start(struct engine *engine, uint64_t start_us);

@@ -20,8 +20,8 @@ int fs_new(const struct options *options, struct engine *engine, struct catalog 
 	   struct fs **ret_fs);
 
 /*
- * Serve, until it is unmounted or one of the signals SIGINT, SIGTERM and SIGHUP comes,
- * which the caller has blocked in all threads.  @ready is called once, when files can be
+ * Serve, until it is unmounted or one of the signals SIGINT, SIGTERM and, unless
+ * @options->managed, SIGHUP comes, which the caller has blocked in all threads.  @ready is called once, when files can be
  * opened.  Returns 0, or a negative errno, having logged why.
  */
 int fs_serve(struct fs *fs, void (*ready)(void *context), void *context);

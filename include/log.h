@@ -29,8 +29,8 @@ void log_set_store(const char *uri);
  */
 void log_set_level(int level);
 
-/* Go on to the next of these, from the last to the first, with a line that says so. */
-void log_next_level(void);
+/* Go on to the next of these that tells @more or less, if any; a line says which it is. */
+void log_step_level(bool more);
 
 /* The last lines, with their times, for the caller to free, or NULL without memory. */
 char *log_last(void);

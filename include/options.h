@@ -13,7 +13,14 @@
 /* What a list is in the order of: names ascending, the others from the largest down. */
 enum order { ORDER_NAME, ORDER_SIZE, ORDER_TIME, ORDER_ALLOCATED };
 
-enum action { ACTION_MOUNT, ACTION_LIST, ACTION_VERIFY, ACTION_HELP, ACTION_VERSION };
+enum action {
+	ACTION_MOUNT,
+	ACTION_LIST,
+	ACTION_VERIFY,
+	ACTION_STATS,
+	ACTION_HELP,
+	ACTION_VERSION,
+};
 
 struct options {
 	enum action action;
@@ -23,7 +30,9 @@ struct options {
 	size_t image_count;
 	bool foreground;
 	bool debug;
+	bool managed; /* by a service manager, for which SIGHUP lists the store anew */
 	bool json, bytes, reverse; /* of a list */
+	bool once; /* of stats */
 	enum order order;
 	bool allow_other;
 	bool default_permissions;

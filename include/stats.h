@@ -10,6 +10,16 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
+/*
+ * A histogram of times: a counter for each bucket, up to these ends in microseconds, then
+ * the rest; and the sum of all in microseconds.
+ */
+#define STATS_BUCKET_ENDS_US                                          \
+	{                                                             \
+		100, 1000, 10000, 100000, 1000000, 10000000, 30000000 \
+	}
+#define STATS_BUCKETS 8
+
 enum counter {
 	COUNT_READS, /* the kernel's, that were answered, however */
 	COUNT_BYTES, /* that they were answered with */
@@ -25,17 +35,22 @@ enum counter {
 	COUNT_STALLED, /* store programs that were killed at the stall limit */
 	COUNT_RUNNING, /* gauge: store programs that run */
 	COUNT_OPEN, /* gauge: open files */
-	COUNT_WAITED_US, /* the sum of all waits, microseconds */
-	COUNT_WAITS, /* the first of STATS_WAITS: waits by their time */
+	COUNT_MEMORY, /* gauge: bytes that readers hold */
+	COUNT_PLAIN, /* how many there are of those above */
+	COUNT_POSITION = COUNT_PLAIN, /* gauge, of an image: where the last read ended */
+	COUNT_WAITS, /* the first of a histogram: of all reads */
+	COUNT_STALLS = COUNT_WAITS + STATS_BUCKETS + 1, /* of those that waited */
+	COUNTERS = COUNT_STALLS + STATS_BUCKETS + 1,
 };
 
-/* The upper ends of the waits that are counted together, in microseconds; then the rest. */
-#define STATS_WAIT_ENDS_US                                  \
-	{                                                   \
-		100, 1000, 10000, 100000, 1000000, 10000000 \
-	}
-#define STATS_WAITS 7
-#define COUNTERS (COUNT_WAITS + STATS_WAITS)
+/* What those before COUNT_PLAIN are called, without a prefix, and what is said of them. */
+struct metric {
+	const char *name;
+	const char *type; /* as Prometheus calls it */
+	const char *help;
+};
+
+extern const struct metric stats_metrics[COUNT_PLAIN];
 
 struct stats {
 	atomic_uint_least64_t values[COUNTERS];
@@ -46,8 +61,12 @@ void stats_add(struct stats *all, struct stats *image, enum counter counter, uin
 void stats_subtract(struct stats *all, struct stats *image, enum counter counter,
 		    uint64_t n);
 
-/* Count a read that was answered after @wait_us microseconds. */
-void stats_add_wait(struct stats *all, struct stats *image, uint64_t wait_us);
+/* Set a gauge of an image; @image may be NULL. */
+void stats_set(struct stats *image, enum counter counter, uint64_t value);
+
+/* Count a time in the histogram that begins at @first. */
+void stats_add_time(struct stats *all, struct stats *image, enum counter first,
+		    uint64_t time_us);
 
 uint64_t stats_get(const struct stats *stats, int counter);
 

@@ -48,25 +48,27 @@ size_t engine_fair_ring(const struct engine *engine)
 		   (size_t)ENGINE_RING_MIN);
 }
 
-size_t engine_stream_begins(struct engine *engine)
+size_t engine_stream_begins(struct engine *engine, struct stats *image)
 {
 	size_t size;
 
 	engine->streams++;
 	size = engine_fair_ring(engine);
-	engine->memory_used += size;
+	stats_add(&engine->stats, image, COUNT_MEMORY, size);
 	return size;
 }
 
-void engine_stream_ends(struct engine *engine, size_t ring_size)
+void engine_stream_ends(struct engine *engine, struct stats *image, size_t ring_size)
 {
 	engine->streams--;
-	engine->memory_used -= ring_size;
+	stats_subtract(&engine->stats, image, COUNT_MEMORY, ring_size);
 }
 
-void engine_ring_changes(struct engine *engine, size_t from, size_t to)
+void engine_ring_changes(struct engine *engine, struct stats *image, size_t from,
+			 size_t to)
 {
-	engine->memory_used += to - from;
+	/* What is less wraps around to what is meant. */
+	stats_add(&engine->stats, image, COUNT_MEMORY, to - from);
 }
 
 /* A race loses a measurement, which does not matter. */

@@ -225,13 +225,19 @@ static void count_read(const struct request *request, int err)
 {
 	struct stats *all = &fs_of(request->req)->engine->stats;
 	struct stats *image = request->image->stats;
+	uint64_t time_us = clock_us() - request->begun_us;
 
 	stats_add(all, image, COUNT_READS, 1);
 	if (err)
 		stats_add(all, image, COUNT_ERRORS, 1);
 	else
 		stats_add(all, image, COUNT_BYTES, request->read.size);
-	stats_add_wait(all, image, clock_us() - request->begun_us);
+	if (!err)
+		stats_set(image, COUNT_POSITION,
+			  request->read.offset + request->read.size);
+	stats_add_time(all, image, COUNT_WAITS, time_us);
+	if (request->read.parked_ms)
+		stats_add_time(all, image, COUNT_STALLS, time_us);
 }
 
 static void read_reply(struct read *read, int err, const struct iovec *iov, int count)

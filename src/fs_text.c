@@ -16,38 +16,6 @@
 
 #define USEC_PER_SEC 1e6
 
-/* Each counter: its name, and what is said of it. */
-static const struct {
-	const char *name;
-	const char *type;
-	const char *help;
-} metrics[] = {
-	[COUNT_READS] = {"reads_total", "counter", "Reads that were answered."},
-	[COUNT_BYTES] = {"read_bytes_total", "counter", "Bytes that they were given."},
-	[COUNT_RING] = {"reads_ring_total", "counter",
-			"Reads answered at once, from what a stream held."},
-	[COUNT_PARKED] = {"reads_parked_total", "counter",
-			  "Reads that waited for a stream."},
-	[COUNT_RANDOM] = {"reads_random_total", "counter",
-			  "Reads that were asked for by themselves."},
-	[COUNT_HOLES] = {"reads_hole_total", "counter",
-			 "Reads answered with zeros, without the store."},
-	[COUNT_ERRORS] = {"read_errors_total", "counter", "Reads that failed."},
-	[COUNT_RECEIVED] = {"store_bytes_total", "counter",
-			    "Bytes that store programs sent."},
-	[COUNT_SKIPPED] = {"skipped_bytes_total", "counter",
-			   "Of them, bytes that were thrown away."},
-	[COUNT_STARTED] = {"programs_started_total", "counter",
-			   "Store programs that were started to read."},
-	[COUNT_RESTARTED] = {"programs_restarted_total", "counter",
-			     "Of them, those started again after a failure."},
-	[COUNT_STALLED] = {"programs_stalled_total", "counter",
-			   "Store programs that were ended at the stall limit."},
-	[COUNT_RUNNING] = {"programs_running", "gauge",
-			   "Store programs that run, to read."},
-	[COUNT_OPEN] = {"open_files", "gauge", "Open files."},
-};
-
 /* Print @text as the value of a label: what is not UTF-8 becomes '?'. */
 static void put_label(FILE *out, const char *name, const char *text)
 {
@@ -64,13 +32,27 @@ static void put_label(FILE *out, const char *name, const char *text)
 	fputc('"', out);
 }
 
-static void put_labels(FILE *out, const struct fs *fs, const struct image *image)
+/*
+ * What a line is of: the mount, or an image.  A version that is listed no more, but open
+ * or known to the kernel, is told from the one that took its name.
+ */
+struct subject {
+	const struct stats *stats;
+	struct image *image; /* a reference; NULL: the mount */
+	bool is_old;
+};
+
+static void put_labels(FILE *out, const struct fs *fs, const struct subject *subject)
 {
 	fputc('{', out);
 	put_label(out, "store", fs->engine->store->shown);
-	if (image) {
+	if (subject->image) {
 		fputc(',', out);
-		put_label(out, "image", image->file_name);
+		put_label(out, "image", subject->image->file_name);
+	}
+	if (subject->is_old) {
+		fputc(',', out);
+		put_label(out, "old_id", subject->image->id);
 	}
 }
 
@@ -81,110 +63,156 @@ static void put_head(FILE *out, const char *prefix, const char *name, const char
 		type);
 }
 
-static void put_wait(FILE *out, const struct fs *fs)
+static void put_value(FILE *out, const struct fs *fs, const struct subject *subject,
+		      const char *prefix, const char *name, uint64_t value)
 {
-	static const char name[] = "imagefs_read_wait_seconds";
-	static const uint64_t ends[] = STATS_WAIT_ENDS_US;
-	const struct stats *stats = &fs->engine->stats;
-	uint64_t sum = 0;
-
-	put_head(out, "", name, "histogram", "How long reads took to be answered.");
-	for (int i = 0; i < STATS_WAITS; i++) {
-		sum += stats_get(stats, COUNT_WAITS + i);
-		fprintf(out, "%s_bucket", name);
-		put_labels(out, fs, NULL);
-		if (i + 1 < STATS_WAITS)
-			fprintf(out, ",le=\"%g\"} %" PRIu64 "\n",
-				(double)ends[i] / USEC_PER_SEC, sum);
-		else
-			fprintf(out, ",le=\"+Inf\"} %" PRIu64 "\n", sum);
-	}
-	fprintf(out, "%s_sum", name);
-	put_labels(out, fs, NULL);
-	fprintf(out, "} %g\n", (double)stats_get(stats, COUNT_WAITED_US) / USEC_PER_SEC);
-	fprintf(out, "%s_count", name);
-	put_labels(out, fs, NULL);
-	fprintf(out, "} %" PRIu64 "\n", sum);
-}
-
-static void put_gauge(FILE *out, const struct fs *fs, const char *name, const char *help,
-		      uint64_t value)
-{
-	put_head(out, "imagefs_", name, "gauge", help);
-	fprintf(out, "imagefs_%s", name);
-	put_labels(out, fs, NULL);
+	fprintf(out, "%s%s", prefix, name);
+	put_labels(out, fs, subject);
 	fprintf(out, "} %" PRIu64 "\n", value);
 }
 
-/* The images that have figures, a reference to each. */
-static struct image **find_images(struct fs *fs, struct listing *listing,
-				  size_t *ret_count)
+static void put_buckets(FILE *out, const struct fs *fs, const struct subject *subject,
+			const char *prefix, const char *name, int first)
 {
-	struct image **images, *image;
+	static const uint64_t ends[] = STATS_BUCKET_ENDS_US;
+	uint64_t sum_us = stats_get(subject->stats, first + STATS_BUCKETS), count = 0;
+
+	for (int i = 0; i < STATS_BUCKETS; i++) {
+		count += stats_get(subject->stats, first + i);
+		fprintf(out, "%s%s_bucket", prefix, name);
+		put_labels(out, fs, subject);
+		if (i + 1 < STATS_BUCKETS)
+			fprintf(out, ",le=\"%g\"} %" PRIu64 "\n",
+				(double)ends[i] / USEC_PER_SEC, count);
+		else
+			fprintf(out, ",le=\"+Inf\"} %" PRIu64 "\n", count);
+	}
+	fprintf(out, "%s%s_sum", prefix, name);
+	put_labels(out, fs, subject);
+	fprintf(out, "} %.6f\n%s%s_count", (double)sum_us / USEC_PER_SEC, prefix, name);
+	put_labels(out, fs, subject);
+	fprintf(out, "} %" PRIu64 "\n", count);
+}
+
+/* All that is counted, of each subject. */
+static void put_counted(FILE *out, const struct fs *fs, const char *prefix,
+			const struct subject *subjects, size_t count)
+{
+	static const struct {
+		const char *name;
+		const char *help;
+		int first;
+	} histograms[] = {
+		{"read_wait_seconds", "How long reads took to be answered.", COUNT_WAITS},
+		{"stall_seconds", "How long those took that waited for the store.",
+		 COUNT_STALLS},
+	};
+
+	for (size_t m = 0; m < ARRAY_SIZE(stats_metrics); m++) {
+		const struct metric *metric = &stats_metrics[m];
+
+		put_head(out, prefix, metric->name, metric->type, metric->help);
+		for (size_t i = 0; i < count; i++)
+			put_value(out, fs, &subjects[i], prefix, metric->name,
+				  stats_get(subjects[i].stats, (int)m));
+	}
+	for (size_t h = 0; h < ARRAY_SIZE(histograms); h++) {
+		put_head(out, prefix, histograms[h].name, "histogram",
+			 histograms[h].help);
+		for (size_t i = 0; i < count; i++)
+			put_buckets(out, fs, &subjects[i], prefix, histograms[h].name,
+				    histograms[h].first);
+	}
+}
+
+static void put_mount(FILE *out, const struct fs *fs, const struct listing *listing)
+{
+	static const char prefix[] = "imagefs_";
+	const struct engine *engine = fs->engine;
+	const struct subject mount = {.stats = &engine->stats};
+	const struct {
+		const char *name;
+		const char *help;
+		uint64_t value;
+	} gauges[] = {
+		{"images", "Images that the store lists.", listing->count},
+		{"memory_limit_bytes", "What readers may hold, but for a minimum.",
+		 engine->memory_limit},
+		{"streams", "Sequential readers.", engine->streams},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(gauges); i++) {
+		put_head(out, prefix, gauges[i].name, "gauge", gauges[i].help);
+		put_value(out, fs, &mount, prefix, gauges[i].name, gauges[i].value);
+	}
+	put_counted(out, fs, prefix, &mount, 1);
+}
+
+static size_t add_subject(struct subject *subjects, size_t count, struct image *image,
+			  bool is_old)
+{
+	if (!image->stats)
+		return count;
+	subjects[count] = (struct subject){
+		.stats = image->stats,
+		.image = image_ref(image),
+		.is_old = is_old,
+	};
+	return count + 1;
+}
+
+/* The images that have figures. */
+static struct subject *find_images(struct fs *fs, const struct listing *listing,
+				   size_t *ret_count)
+{
+	struct subject *subjects;
+	struct image *image;
 	size_t count = 0, room = listing->count;
 
 	pthread_mutex_lock(&fs->lock);
 	LIST_FOREACH (image, &fs->nodes, link) {
 		room++;
 	}
-	images = calloc(room + 1, sizeof(struct image *));
-	for (size_t i = 0; images && i < listing->count; i++)
-		if (listing->images[i]->stats)
-			images[count++] = image_ref(listing->images[i]);
+	subjects = calloc(room + 1, sizeof(*subjects));
+	for (size_t i = 0; subjects && i < listing->count; i++)
+		count = add_subject(subjects, count, listing->images[i], false);
 	LIST_FOREACH (image, &fs->nodes, link) {
-		/* What is listed no more may still be open. */
-		if (images && image->stats &&
-		    listing_find(listing, image->file_name) != image)
-			images[count++] = image_ref(image);
+		if (subjects && listing_find(listing, image->file_name) != image)
+			count = add_subject(subjects, count, image, true);
 	}
 	pthread_mutex_unlock(&fs->lock);
 	*ret_count = count;
-	return images;
+	return subjects;
 }
 
-static void put_images(FILE *out, struct fs *fs, struct image **images, size_t count)
+static void put_images(FILE *out, const struct fs *fs, const struct subject *images,
+		       size_t count)
 {
 	static const char prefix[] = "imagefs_image_";
 
-	for (size_t m = 0; m < ARRAY_SIZE(metrics); m++) {
-		put_head(out, prefix, metrics[m].name, metrics[m].type, metrics[m].help);
-		for (size_t i = 0; i < count; i++) {
-			const struct stats *stats = images[i]->stats;
-
-			fprintf(out, "%s%s", prefix, metrics[m].name);
-			put_labels(out, fs, images[i]);
-			fprintf(out, "} %" PRIu64 "\n",
-				stats ? stats_get(stats, (int)m) : 0);
-		}
-	}
+	put_head(out, prefix, "size_bytes", "gauge", "The size of the image.");
+	for (size_t i = 0; i < count; i++)
+		put_value(out, fs, &images[i], prefix, "size_bytes",
+			  images[i].image->size);
+	put_head(out, prefix, "position_bytes", "gauge", "Where the last read ended.");
+	for (size_t i = 0; i < count; i++)
+		put_value(out, fs, &images[i], prefix, "position_bytes",
+			  stats_get(images[i].stats, COUNT_POSITION));
+	put_counted(out, fs, prefix, images, count);
 }
 
 static void put_stats(FILE *out, struct fs *fs)
 {
 	struct listing *listing = catalog_last(fs->catalog);
-	const struct engine *engine = fs->engine;
-	CLEANUP(freep) struct image **images = NULL;
+	CLEANUP(freep) struct subject *images = NULL;
 	size_t count;
 
-	put_gauge(out, fs, "images", "Images that the store lists.", listing->count);
-	put_gauge(out, fs, "memory_bytes", "Memory that readers hold.",
-		  engine->memory_used);
-	put_gauge(out, fs, "memory_limit_bytes", "What they may hold, but for a minimum.",
-		  engine->memory_limit);
-	put_gauge(out, fs, "streams", "Sequential readers.", engine->streams);
-	for (size_t m = 0; m < ARRAY_SIZE(metrics); m++) {
-		put_head(out, "imagefs_", metrics[m].name, metrics[m].type,
-			 metrics[m].help);
-		fprintf(out, "imagefs_%s", metrics[m].name);
-		put_labels(out, fs, NULL);
-		fprintf(out, "} %" PRIu64 "\n", stats_get(&engine->stats, (int)m));
-	}
-	put_wait(out, fs);
+	put_mount(out, fs, listing);
 	images = find_images(fs, listing, &count);
 	if (images && count)
 		put_images(out, fs, images, count);
 	for (size_t i = 0; images && i < count; i++)
-		image_unref(images[i]);
+		image_unref(images[i].image);
 	listing_unref(listing);
 }
 

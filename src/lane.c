@@ -30,6 +30,7 @@ TAILQ_HEAD(asks, ask);
 struct lane {
 	/* constant */
 	struct engine *engine;
+	struct image *image;
 	pthread_mutex_t *lock; /* guards the rest */
 	struct source *source;
 	const struct owner *owner;
@@ -64,12 +65,13 @@ int lane_new(struct engine *engine, struct image *image, pthread_mutex_t *lock,
 	}
 	lane->room = BUFFER_SIZE;
 	lane->engine = engine;
+	lane->image = image;
 	lane->lock = lock;
 	lane->owner = owner;
 	lane->used_ms = clock_ms();
 	TAILQ_INIT(&lane->asks);
 	cond_init(&lane->unattended);
-	engine_ring_changes(engine, 0, lane->room);
+	engine_ring_changes(engine, image->stats, 0, lane->room);
 	*ret_lane = lane;
 	return 0;
 }
@@ -79,7 +81,7 @@ void lane_free(struct lane *lane)
 	if (!lane)
 		return;
 	assert(TAILQ_EMPTY(&lane->asks));
-	engine_ring_changes(lane->engine, lane->room, 0);
+	engine_ring_changes(lane->engine, lane->image->stats, lane->room, 0);
 	source_free(lane->source);
 	pthread_cond_destroy(&lane->unattended);
 	free(lane->data);
@@ -257,7 +259,7 @@ static int make_room(struct lane *lane)
 	data = realloc(lane->data, ask->size);
 	if (!data)
 		return -ENOMEM;
-	engine_ring_changes(lane->engine, lane->room, ask->size);
+	engine_ring_changes(lane->engine, lane->image->stats, lane->room, ask->size);
 	lane->data = data;
 	lane->room = ask->size;
 	return 0;

@@ -49,7 +49,7 @@ static char *store;
 static const struct {
 	int level;
 	const char *name;
-} levels[] = {{LOG_INFO, "info"}, {LOG_DEBUG, "debug"}, {LOG_WARNING, "warning"}};
+} levels[] = {{LOG_WARNING, "warning"}, {LOG_INFO, "info"}, {LOG_DEBUG, "debug"}};
 
 #ifdef HAVE_SYSTEMD
 static bool has_journal(void)
@@ -220,14 +220,17 @@ static void write_line(struct line *line)
 	}
 }
 
-void log_next_level(void)
+void log_step_level(bool more)
 {
 	struct line line = {.level = LOG_NOTICE, .offset = LOG_NOWHERE};
 	size_t i = 0;
 
-	while (i < ARRAY_SIZE(levels) && levels[i].level != least)
+	while (i < ARRAY_SIZE(levels) - 1 && levels[i].level != least)
 		i++;
-	i = (i + 1) % ARRAY_SIZE(levels);
+	if (more && i < ARRAY_SIZE(levels) - 1)
+		i++;
+	else if (!more && i > 0)
+		i--;
 	least = levels[i].level;
 	/* Whatever the level is: who asked for it is to see it. */
 	snprintf(line.text, sizeof(line.text), "the log's level is %s now",

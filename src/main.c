@@ -16,6 +16,7 @@
 #include "log.h"
 #include "service.h"
 #include "show.h"
+#include "top.h"
 #include "verify.h"
 
 #define STR(x) #x
@@ -44,6 +45,7 @@ struct background {
 	int ready_fd; /* a byte for the parent; -1: there is none */
 	const struct options *options;
 	const struct store *store;
+	struct catalog *catalog;
 	struct service *service; /* from the time that it is there on */
 };
 
@@ -53,8 +55,14 @@ static void be_ready(void *context)
 	int null, ret;
 	ssize_t n;
 
-	ret = service_new(background->options->mountpoint, background->store->shown,
-			  &background->service);
+	ret = service_new(
+		&(struct service_options){
+			.mountpoint = background->options->mountpoint,
+			.uri = background->store->shown,
+			.catalog = background->catalog,
+			.reload = background->options->managed,
+		},
+		&background->service);
 	if (ret < 0)
 		log_line(LOG_WARNING, "signals and the watchdog are not seen to: %s",
 			 strerror(-ret));
@@ -323,6 +331,7 @@ static int mount_store(struct options *options)
 	struct engine engine;
 	int ret = options->foreground ? 0 : go_to_background(&background);
 
+	options->managed = getenv("NOTIFY_SOCKET");
 	if (!ret)
 		ret = open_store(options, &warden, &store);
 	if (!ret)
@@ -332,6 +341,7 @@ static int mount_store(struct options *options)
 	if (ret < 0)
 		return ret;
 	background.store = store;
+	background.catalog = catalog;
 	block_ending_signals();
 	engine_init(&engine, store);
 	engine.ring_size = options->ring & ~(size_t)(ENGINE_RING_UNIT - 1);
@@ -356,6 +366,8 @@ static int act(struct options *options)
 		return list_store(options);
 	case ACTION_VERIFY:
 		return verify_images(options);
+	case ACTION_STATS:
+		return top_show(options->mountpoint, options->once, options->json);
 	case ACTION_MOUNT:
 		return mount_store(options);
 	}

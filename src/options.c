@@ -306,13 +306,16 @@ static int set_long(struct options *options, const char *name)
 {
 	bool list = options->action == ACTION_LIST;
 	bool verify = options->action == ACTION_VERIFY;
+	bool stats = options->action == ACTION_STATS;
 
 	if (!strcmp(name, "help"))
 		options->action = ACTION_HELP;
 	else if (!strcmp(name, "version"))
 		options->action = ACTION_VERSION;
-	else if ((list || verify) && !strcmp(name, "json"))
+	else if ((list || verify || stats) && !strcmp(name, "json"))
 		options->json = true;
+	else if (stats && !strcmp(name, "once"))
+		options->once = true;
 	else if (list && !strcmp(name, "bytes"))
 		options->bytes = true;
 	else if (list && !strcmp(name, "reverse"))
@@ -341,7 +344,7 @@ static int add_image(struct options *options, const char *name)
 /* A word that is no option: the store, the mount point, or an image to be verified. */
 static int set_word(struct options *options, const char *word)
 {
-	if (!options->store)
+	if (!options->store && options->action != ACTION_STATS)
 		return set_text(&options->store, strdup(word));
 	if (options->action == ACTION_VERIFY)
 		return add_image(options, word);
@@ -399,13 +402,16 @@ static int check(struct options *options)
 {
 	if (options->action == ACTION_HELP || options->action == ACTION_VERSION)
 		return 0;
-	if (!options->store ||
-	    (options->action == ACTION_MOUNT && !options->mountpoint)) {
+	if ((!options->store && options->action != ACTION_STATS) ||
+	    (!options->mountpoint &&
+	     (options->action == ACTION_MOUNT || options->action == ACTION_STATS))) {
 		log_line(LOG_ERR, "usage: imagefs %s (see imagefs --help)",
 			 options->action == ACTION_LIST
 				 ? "list [--json] [-o OPTIONS] STORE"
 			 : options->action == ACTION_VERIFY
 				 ? "verify [--json] [-o OPTIONS] STORE [IMAGE ...]"
+			 : options->action == ACTION_STATS
+				 ? "stats [--once] [--json] MOUNTPOINT"
 				 : "[-o OPTIONS] STORE MOUNTPOINT");
 		return -EINVAL;
 	}
@@ -446,6 +452,8 @@ int options_parse(int argc, char **argv, struct options *ret_options)
 		options->action = ACTION_LIST;
 	if (argc > 1 && !strcmp(argv[1], "verify"))
 		options->action = ACTION_VERIFY;
+	if (argc > 1 && !strcmp(argv[1], "stats"))
+		options->action = ACTION_STATS;
 	for (int i = options->action == ACTION_MOUNT ? 1 : 2; i < argc && !ret; i++) {
 		const char *arg = argv[i];
 
@@ -493,16 +501,18 @@ void options_help(FILE *file)
 	fputs("usage: imagefs [-f] [-d] [-o OPTIONS] STORE MOUNTPOINT\n"
 	      "       imagefs list [--json] [--bytes] [--sort=KEY] [--reverse] [-o OPTIONS] STORE\n"
 	      "       imagefs verify [--json] [-o OPTIONS] STORE [IMAGE ...]\n"
+	      "       imagefs stats [--once] [--json] MOUNTPOINT\n"
 	      "\n"
-	      "Mount the images of a store as read-only files; list them; or read them and\n"
-	      "compare them with the hashes that the store gives.\n"
+	      "Mount the images of a store as read-only files; list them; read them and\n"
+	      "compare them with the hashes that the store gives; or show how a mount is read.\n"
 	      "STORE is a folder or a URI: dir:///srv/images, sheepdog://host/, ...\n"
 	      "\n"
 	      "  -f         stay in the foreground\n"
 	      "  -d         the same, with a line for everything that happens\n"
 	      "  -h, --help\n"
 	      "  -V, --version\n"
-	      "  --json     list, verify: one JSON object for each image\n"
+	      "  --json     list, verify: one JSON object for each image; stats: one for all\n"
+	      "  --once     stats: a table, not a live view; so it is without a terminal\n"
 	      "  --bytes    list: sizes in bytes\n"
 	      "  --sort=KEY list: by name, size, time or allocated (default: name)\n"
 	      "  --reverse  list: in the other order\n"

@@ -34,7 +34,7 @@
 
 #define WORKERS_MIN 2
 #define WORKERS_MAX 8
-#define KICK_SIGNAL SIGUSR1
+#define KICK_SIGNAL SIGURG
 #define KICK_MS 20
 #define BEGIN_MS 10000
 #define SPIN_US 50
@@ -250,7 +250,8 @@ int fs_serve(struct fs *fs, void (*ready)(void *context), void *context)
 	sigemptyset(&ending);
 	sigaddset(&ending, SIGINT);
 	sigaddset(&ending, SIGTERM);
-	sigaddset(&ending, SIGHUP);
+	if (!fs->options->managed)
+		sigaddset(&ending, SIGHUP);
 	signals = signalfd(-1, &ending, SFD_CLOEXEC);
 	if (signals < 0 || sigaction(KICK_SIGNAL, &action, NULL) < 0 ||
 	    fcntl(fuse_session_fd(fs->session), F_SETFL, O_NONBLOCK) < 0)

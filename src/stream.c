@@ -70,13 +70,13 @@ int stream_new(struct engine *engine, struct image *image, uint64_t start,
 	       struct stream **ret_stream)
 {
 	struct stream *stream = calloc(1, sizeof(*stream));
-	size_t size = engine_stream_begins(engine);
+	size_t size = engine_stream_begins(engine, image->stats);
 	int ret = stream ? ring_init(&stream->ring, size, start) : -ENOMEM;
 
 	if (!ret)
 		ret = source_new(engine, image, lock, &stream->source);
 	if (ret < 0) {
-		engine_stream_ends(engine, size);
+		engine_stream_ends(engine, image->stats, size);
 		if (stream)
 			ring_fini(&stream->ring);
 		free(stream);
@@ -102,7 +102,7 @@ void stream_free(struct stream *stream)
 		return;
 	assert(TAILQ_EMPTY(&stream->parked) && TAILQ_EMPTY(&stream->pins));
 	source_free(stream->source);
-	engine_stream_ends(stream->engine, stream->ring.size);
+	engine_stream_ends(stream->engine, stream->image->stats, stream->ring.size);
 	ring_fini(&stream->ring);
 	extents_unref(stream->extents);
 	pthread_cond_destroy(&stream->answers);
@@ -334,7 +334,7 @@ static void fit_ring(struct stream *stream)
 	    stream->ring.head - MIN(needed_from(stream), stream->ring.head) > fair)
 		return;
 	if (!ring_resize(&stream->ring, fair))
-		engine_ring_changes(stream->engine, size, fair);
+		engine_ring_changes(stream->engine, stream->image->stats, size, fair);
 }
 
 /* Drop what nobody needs, so that there is room.  Returns the room. */

@@ -22,6 +22,8 @@ packages+=(libcurl4-openssl-dev libssl-dev openssl glance-api keystone python3-e
 packages+=(libsystemd-dev man-db systemd)
 # What tests/qemu needs for its guest, whose kernel it fetches itself.
 packages+=(busybox-static kmod mtools syslinux syslinux-common)
+packages+=(bash-completion debhelper debootstrap dpkg-dev libcurl4-openssl-dev libssl-dev lintian
+	openssh-client openssh-server samba smbclient zsh zstd)
 
 install() {
 	local missing=() package
@@ -102,7 +104,7 @@ step_mount() { pytests gcc tests/mount; }
 step_stores() { pytests gcc tests/stores; }
 step_mount_address() { pytests address tests/mount; }
 step_mount_thread() { pytests thread tests/mount; }
-step_ops() { pytests gcc tests/ops; }
+step_ops() { IMAGEFS_TEST_ALL=1 pytests gcc tests/ops; }
 step_qemu() { pytests gcc tests/qemu; }
 # Each fuzzer for 20 seconds, from the inputs beside it, with sanitizers.
 step_fuzz() {

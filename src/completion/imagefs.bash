@@ -44,7 +44,7 @@ _imagefs_store() {
 
 _imagefs() {
 	local cur=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} word i
-	local list= words=0
+	local command= words=0
 
 	# bash breaks words at = and :, which here are parts of them.
 	if declare -F _get_comp_words_by_ref >/dev/null; then
@@ -57,8 +57,8 @@ _imagefs() {
 	fi
 	for ((i = 1; i < at; i++)); do
 		word=${all[i]}
-		if [[ $word == list && $i == 1 ]]; then
-			list=yes
+		if [[ $i == 1 && $word == @(list|verify|stats) ]]; then
+			command=$word
 		elif [[ $word == -o ]]; then
 			i=$((i + 1))
 		elif [[ $word != -* ]]; then
@@ -71,16 +71,22 @@ _imagefs() {
 	elif [[ $cur == --sort=* ]]; then
 		mapfile -t COMPREPLY < <(compgen -P --sort= \
 			-W "name size time allocated" -- "${cur#*=}")
-	elif [[ $cur == -* && -n $list ]]; then
-		mapfile -t COMPREPLY < <(compgen -W "-o --json --bytes --sort= --reverse --help" \
-			-- "$cur")
-		[[ ${COMPREPLY[*]} != --sort= ]] || compopt -o nospace 2>/dev/null
 	elif [[ $cur == -* ]]; then
-		mapfile -t COMPREPLY < <(compgen -W "-f -d -o --help --version" -- "$cur")
-	elif [[ $words == 0 ]]; then
+		local options="-f -d -o --help --version"
+
+		case $command in
+		list) options="-o --json --bytes --sort= --reverse --help" ;;
+		verify) options="-o --json --help" ;;
+		stats) options="--once --json --help" ;;
+		esac
+		mapfile -t COMPREPLY < <(compgen -W "$options" -- "$cur")
+		[[ ${COMPREPLY[*]} != --sort= ]] || compopt -o nospace 2>/dev/null
+	elif [[ $words == 0 && $command != stats ]]; then
 		_imagefs_store "$1"
-		[[ $at != 1 || list != "$cur"* ]] || COMPREPLY+=(list)
-	elif [[ $words == 1 && -z $list ]]; then
+		[[ $at != 1 ]] ||
+			mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(
+				compgen -W "list verify stats" -- "$cur")
+	elif [[ ($words == 1 && -z $command) || ($words == 0 && $command == stats) ]]; then
 		mapfile -t COMPREPLY < <(compgen -d -- "$cur")
 		compopt -o filenames 2>/dev/null
 	fi

@@ -6,6 +6,7 @@ import pty
 import re
 import select
 import shutil
+import signal
 import time
 
 import pytest
@@ -64,13 +65,34 @@ def test_letters_and_long_options_are_completed(bash):
     assert bash("list", "--r") == {"--reverse"}
     assert {"--json", "--bytes", "--sort=", "--reverse"} < bash("list", "-")
     assert bash("list", "--j") == {"--json"}
+    assert bash("verify", "-") == {"-o", "--json", "--help"}
+    assert bash("stats", "-") == {"--once", "--json", "--help"}
+
+
+def test_each_option_of_the_help_is_completed(bash):
+    """In both shells, with the command that the help says it is of."""
+    zsh = (SOURCE / "src/completion/_imagefs").read_text()
+    found = re.findall(r"(?m)^  (?:(-\w), )?(-\w|--[a-z]+=?)\S* *(.*)", run(IMAGEFS, "--help").stdout)
+    assert len(found) > 6
+    for _, option, help in found:
+        commands = re.match(r"(?:(?:list|verify|stats)(?:, |: |; )?)+", help)
+        commands = re.findall("list|verify|stats", commands[0] + help[commands.end():]) \
+            if commands else [""]
+        for command in commands:
+            assert option in bash(*([command] if command else []), "-"), (command, option)
+        assert option in zsh, option
 
 
 def test_folders_are_completed(bash, folder):
     for name in ("one", "two", "two/three"):
         (folder / name).mkdir()
     (folder / "file").touch()
-    assert {"list", "one", "two"} < bash("")
+    assert {"list", "verify", "stats", "one", "two"} < bash("")
+    assert bash("ver") == {"verify"}
+    assert bash("stats", "o") == {"one"}
+    assert bash("stats", "one", "") == set()
+    assert bash("verify", "o") == {"one"}
+    assert bash("verify", "one", "") == set()
     assert bash("o") == {"one"}
     assert bash("list", "tw") == {"two"}
     assert bash("one", "tw") == {"two"}
@@ -99,12 +121,14 @@ class Zsh:
         if not self.pid:
             os.chdir(folder)
             os.environ.update(PATH="%s/bin:%s" % (folder, os.environ["PATH"]), TERM="dumb",
-                              COLUMNS="200", LINES="50")
-            os.execvp("zsh", ["zsh", "-f", "-i"])
-        self.wait_for("% ")
+                              COLUMNS="200", LINES="50", PS1="begin> ")
+            os.execvp("zsh", ["zsh", "-f", "-i", "-o", "no_prompt_sp"])
+
+    def begin(self, folder):
+        self.wait_for("begin> ")
         self.say("PS1='ready> '; fpath=(%s $fpath); autoload -U compinit; compinit -u -D; "
                  "zstyle ':completion:*' list-prompt ''; setopt nobeep nolistbeep; "
-                 "stty cols 300 rows 60\n" % functions)
+                 "stty cols 300 rows 60\n" % (folder / "functions"))
         self.wait_for("\nready> ")
 
     def say(self, text):
@@ -127,6 +151,7 @@ class Zsh:
         return said
 
     def end(self):
+        os.kill(self.pid, signal.SIGKILL)
         os.close(self.terminal)
         os.waitpid(self.pid, 0)
 
@@ -136,8 +161,11 @@ def zsh(folder):
     if not shutil.which("zsh"):
         pytest.skip("no zsh here")
     shell = Zsh(folder)
-    yield shell
-    shell.end()
+    try:
+        shell.begin(folder)
+        yield shell
+    finally:
+        shell.end()
 
 
 def test_zsh_shows_options_with_their_help(zsh):
@@ -152,6 +180,9 @@ def test_zsh_completes_what_there_is(zsh, folder):
     for line, whole in [("imagefs list --rev", "imagefs list --reverse"),
                         ("imagefs list pict", "imagefs list pictures/"),
                         ("imagefs pict", "imagefs pictures/"),
+                        ("imagefs stats --on", "imagefs stats --once"),
+                        ("imagefs stats pict", "imagefs stats pictures/"),
+                        ("imagefs verify --js", "imagefs verify --json"),
                         ("imagefs -o allow_o", "imagefs -o allow_other")]:
         zsh.say(line + "\t")
         zsh.wait_for(whole)

@@ -2,6 +2,8 @@
 """What the manual says is what the program says."""
 
 import errno
+import hashlib
+import json
 import os
 import re
 import subprocess
@@ -84,11 +86,45 @@ def test_keys_of_a_listing_are_those_in_the_manual(fake):
     fake.image("a", 1, allocated=5, mtime=7, attrs={"k": "v"})
     fake.image(b"\xff", 1)
     text = section("LISTING")
-    import json
     for line in run(IMAGEFS, "list", "--json", "-o", "store_path=" + STORE_PATH,
                     fake.uri).stdout.splitlines():
         for key in json.loads(line):
             assert "``%s``" % key in text, key
+
+
+def test_each_figure_is_in_the_manual(fake, mounted):
+    fake.image("a", 10)
+    mount = mounted(fake.uri)
+    (mount / "a").read_bytes()
+    text = section("FIGURES")
+    names = {re.sub("^imagefs_(image_)?", "", name)
+             for name in re.findall(r"(?m)^# TYPE (\S+)", (mount / ".imagefs/stats").read_text())}
+    assert names == set(re.findall(r"``([a-z_]+(?:_(?:total|bytes|seconds|running)|_files)|images|streams)``",
+                                   text))
+
+
+def test_keys_of_a_verification_are_those_in_the_manual(fake):
+    content = fake.image("good", 1000)
+    content.keys["attrs"] = {"checksum": hashlib.md5(content.bytes(0, 1000)).hexdigest()}
+    fake.image("bare", 10)
+    bad = fake.image("bad", 10)
+    bad.keys["attrs"] = {"checksum": "0" * 32}
+    lost = fake.image("lost", 10)
+    lost.keys["attrs"] = {"checksum": "0" * 32}
+    fake.fault(lost, "stderr=gone exit=66")
+    fake.publish()
+    text = section("VERIFYING")
+    for names, status in [(["good"], 0), (["bad"], 1), (["lost"], 1), (["good", "bare"], 3), ([], 1)]:
+        done = run(IMAGEFS, "verify", "--json", "-o", "store_path=" + STORE_PATH, fake.uri, *names,
+                   check=False)
+        if "built without" in done.stderr:
+            pytest.skip("built without OpenSSL")
+        assert done.returncode == status, names
+        for line in done.stdout.splitlines():
+            told = json.loads(line)
+            assert "*%s*" % told["result"] in text
+            for key in told:
+                assert "``%s``" % key in text, key
 
 
 def test_the_page_is_rendered_without_a_complaint(folder):
@@ -103,7 +139,7 @@ def test_the_page_is_rendered_without_a_complaint(folder):
 # ---- troubleshooting ----
 
 # What stands for something in a line of the log, as the manual writes it.
-PLACES = r"\b(?:STORE|IMAGE|TEXT|PROGRAM|PATH|DIR|WHY|LINE|N|'rbd'|imagefs-store-rbd|30|69|77|64|" \
+PLACES = r"\b(?:STORE|USER|OPTION|IMAGE|TEXT|PROGRAM|PATH|DIR|WHY|LINE|N|'rbd'|imagefs-store-rbd|30|69|77|64|" \
          r"74|75|65|66|137|127)\b|'rbd'"
 
 
@@ -148,10 +184,39 @@ def test_each_line_of_the_log_in_the_manual_is_in_the_sources():
             assert piece in known, "%r of %r" % (piece, line)
 
 
+# They say what their own words mean, or what the kernel's do.
+PLAIN = {"%s", "%s: %s", "%s: %s (%s)", "/: %s"}
+
+
+def messages():
+    """What the daemon can log, but for debugging: the literals of the calls."""
+    for path in sorted((SOURCE / "src").glob("*.c")):
+        source = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.S)
+        for call in re.findall(r"\b(?:log_line|log_image|image_set_error(?:_at)?)\(([^;]*)\);", source):
+            text = re.search(r'((?:"(?:[^"\\]|\\.)*"\s*(?:PRIu64)?\s*)+)', call)
+            if text and "LOG_DEBUG" not in call:
+                yield path.name, "".join(re.findall(r'"((?:[^"\\]|\\.)*)"', text[1]))
+
+
+def test_each_message_of_the_sources_is_in_the_manual():
+    told = re.sub(r"\s+", " ", section("TROUBLESHOOTING"))
+    found = 0
+    for name, message in messages():
+        if message in PLAIN or "(see imagefs --help)" in message or name == "options.c":
+            continue
+        found += 1
+        pieces = [p.strip(" :,.()'") for p in re.split(r"%[-.*0-9]*(?:z|l|ll)?[a-z]?", message)]
+        for piece in pieces:
+            if "cannot be written" in piece:
+                piece = "cannot be written"
+            assert piece in told, "%r of %s" % (message, name)
+    assert found > 15
+
+
 def pattern_of(line):
     """A regular expression for what is logged."""
     out, last = "", 0
-    for place in re.finditer(r"\b(STORE|IMAGE|TEXT|PROGRAM|PATH|DIR|WHY|LINE|N)\b", line):
+    for place in re.finditer(r"\b(STORE|USER|OPTION|IMAGE|TEXT|PROGRAM|PATH|DIR|WHY|LINE|N)\b", line):
         out += re.escape(line[last:place.start()])
         out += r"\d+" if place[1] == "N" else r".+"
         last = place.end()
@@ -182,6 +247,7 @@ UNTRIED = [
     "IMAGE: Too many open files at byte N",
     "IMAGE: the store program's extents failed with status N: TEXT",
     "IMAGE: the store program's extents failed: a line that is no extent",
+    "IMAGE: no reader can be started: TEXT",
 ]
 
 
@@ -251,7 +317,11 @@ def test_mounts_that_fail_are_told_as_in_the_manual(fake, folder, images):
     said += mount_and_fail(fake.uri, images, "stall=1").replace("for 1 s", "for 30 s")
     fake.fault("list", "print=half exit=0")
     said += mount_and_fail(fake.uri, images)
-    untried = ["PATH: Transport endpoint", "fuse: device", "fusermount3: option", "PATH: cannot be",
+    if not os.geteuid():
+        said += mount_and_fail(images, images, "store_user=nosuchuser")
+    said += mount_and_fail(images, images, "nosuch")
+    said += mount_and_fail(images, images, "rw")
+    untried = ["store_user=USER: only root","PATH: Transport endpoint", "fuse: device", "fusermount3: option", "PATH: cannot be",
                "PATH: the kernel does not", "the warden process"]
     for line in lines:
         if not any(line.startswith(begin) for begin in untried):
@@ -278,7 +348,8 @@ def test_a_dead_mount_in_the_way_is_told_as_in_the_manual(images, folder):
 def test_a_list_that_fails_later_is_told_as_in_the_manual(fake, mounted):
     fake.image("a", 10)
     mount = mounted(fake.uri, "ttl=0", noisy=True)
-    fake.write("images.jsonl", fake.images["a", "id-a"].line() + '{"name": "b", "size": 5}\n')
+    fake.write("images.jsonl",
+               fake.images["a", "id-a"].line() + '{"name": "b", "size": 5}\n' * 100)
     wait_until(lambda: os.listdir(mount.path) and "left out" in mount.log(), "a line is left out")
     fake.fault("list", "stderr=sorry exit=69")
     with pytest.raises(OSError) as caught:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 
 import pytest
 from harness import BUILD, IMAGEFS, LIMIT, SOURCE, STORE_PATH, mounts_below, run, wait_until
@@ -101,10 +102,66 @@ def test_nobody_is_told_where_there_is_no_manager(fake, mounted):
     mount.wait_end()
 
 
-def test_the_level_of_the_log_is_changed_by_a_signal(fake, mounted):
+def test_a_reload_lists_the_store_anew(fake, mounted, manager):
+    fake.image("a", 10)
+    mount = mounted(fake.uri, "ttl=3600", env=manager.environment())
+    assert manager.message()[0] == "READY=1"
+    fake.image("b", 10)
+    assert os.listdir(mount.path) == ["a"]
+    before = time.monotonic_ns()
+    mount.signal(signal.SIGHUP)
+    begun = manager.message()
+    assert begun[0] == "RELOADING=1"
+    assert re.fullmatch("MONOTONIC_USEC=[0-9]+", begun[1])
+    assert before // 1000 <= int(begun[1].split("=")[1]) <= time.monotonic_ns() // 1000
+    assert manager.message() == ["READY=1", "STATUS=%s is mounted on %s" % (fake.uri, mount.path)]
+    assert sorted(os.listdir(mount.path)) == ["a", "b"]
+    assert len(fake.calls("list")) == 2
+
+
+def test_a_reload_that_fails_leaves_the_mount_as_it_is(fake, mounted, manager):
+    fake.image("a", 10)
+    mount = mounted(fake.uri, "ttl=3600", env=manager.environment(), noisy=True)
+    assert manager.message()[0] == "READY=1"
+    fake.fault("list", "stderr=away exit=69")
+    mount.signal(signal.SIGHUP)
+    assert manager.message()[0] == "RELOADING=1"
+    message = manager.message()
+    assert message[0] == "READY=1" and message[1].endswith("; it cannot be listed")
+    assert (mount / "a").stat().st_size == 10
+    assert "away" in mount.log()
+
+
+def test_a_reload_of_a_store_that_hangs_ends(fake, mounted, manager):
+    """And those that are asked for meanwhile are one more."""
+    fake.image("a", 10)
+    mount = mounted(fake.uri, "ttl=3600", env=manager.environment())
+    assert manager.message()[0] == "READY=1"
+    fake.fault("list", "until=go")
+    for _ in range(5):
+        mount.signal(signal.SIGHUP)
+    assert manager.message()[0] == "RELOADING=1"
+    message = manager.message()
+    assert message[0] == "READY=1"
+    assert message[1].endswith("; it has not been listed anew yet")
+    fake.mark("go")
+    mount.signal(signal.SIGTERM)
+    manager.wait_for("STOPPING=1")
+    mount.wait_end()
+
+
+def test_a_terminal_that_closes_ends_the_daemon(fake, mounted):
+    mount = mounted(fake.uri, env={k: v for k, v in os.environ.items() if k != "NOTIFY_SOCKET"})
+    mount.signal(signal.SIGHUP)
+    mount.wait_end()
+
+
+def test_the_level_of_the_log_is_changed_by_signals(fake, mounted):
     mount = mounted(fake.uri, noisy=True)
-    for level in ["debug", "warning", "info", "debug"]:
-        mount.signal(signal.SIGUSR2)
+    for number, level in [(signal.SIGUSR1, "debug"), (signal.SIGUSR2, "info"),
+                          (signal.SIGUSR2, "warning"), (signal.SIGUSR1, "info"),
+                          (signal.SIGUSR1, "debug")]:
+        mount.signal(number)
         wait_until(lambda: mount.log().endswith("imagefs: the log's level is %s now\n" % level),
                    "the level is " + level)
     mount.signal(signal.SIGTERM)

@@ -94,8 +94,10 @@ static void lines_for_debugging_are_written_when_wanted(void **state)
 
 static void go_through_the_levels(void)
 {
-	for (int i = 0; i < 4; i++) {
-		log_next_level();
+	static const bool more[] = {true, true, false, false, false, true};
+
+	for (size_t i = 0; i < ARRAY_SIZE(more); i++) {
+		log_step_level(more[i]);
 		log_line(LOG_WARNING, "warning");
 		log_line(LOG_INFO, "info");
 		log_line(LOG_DEBUG, "debug");
@@ -103,18 +105,22 @@ static void go_through_the_levels(void)
 	log_set_level(LOG_INFO);
 }
 
-static void the_level_goes_round(void **state)
+static void the_level_goes_up_and_down_to_its_ends(void **state)
 {
 	CLEANUP(freep) char *text = logged(*state, go_through_the_levels);
 
 	assert_string_equal(text, "imagefs: the log's level is debug now\n"
 				  "imagefs: warning\nimagefs: info\nimagefs: debug\n"
+				  "imagefs: the log's level is debug now\n"
+				  "imagefs: warning\nimagefs: info\nimagefs: debug\n"
+				  "imagefs: the log's level is info now\n"
+				  "imagefs: warning\nimagefs: info\n"
+				  "imagefs: the log's level is warning now\n"
+				  "imagefs: warning\n"
 				  "imagefs: the log's level is warning now\n"
 				  "imagefs: warning\n"
 				  "imagefs: the log's level is info now\n"
-				  "imagefs: warning\nimagefs: info\n"
-				  "imagefs: the log's level is debug now\n"
-				  "imagefs: warning\nimagefs: info\nimagefs: debug\n");
+				  "imagefs: warning\nimagefs: info\n");
 }
 
 static void write_about_an_image(void)
@@ -174,7 +180,7 @@ int main(void)
 		KIT_TEST(a_line_that_is_too_long_is_cut_and_stays_one_line),
 		KIT_TEST(an_empty_line_is_a_line),
 		KIT_TEST(lines_for_debugging_are_written_when_wanted),
-		KIT_TEST(the_level_goes_round),
+		KIT_TEST(the_level_goes_up_and_down_to_its_ends),
 		KIT_TEST(a_line_about_an_image_is_a_line),
 		KIT_TEST(lines_of_several_threads_do_not_mix),
 	};

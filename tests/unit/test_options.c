@@ -450,6 +450,25 @@ static void a_list_needs_no_mountpoint(void **state)
 	parsed_fini(&parsed);
 }
 
+static void stats_take_a_mountpoint_and_no_store(void **state)
+{
+	struct kit *kit = *state;
+	struct parsed parsed;
+
+	assert_taken(kit, &parsed, "stats", "/mnt");
+	assert_int_equal(parsed.options.action, ACTION_STATS);
+	assert_string_equal(parsed.options.mountpoint, "/mnt");
+	assert_null(parsed.options.store);
+	assert_false(parsed.options.once);
+	parsed_fini(&parsed);
+	assert_taken(kit, &parsed, "stats", "--once", "--json", "/nowhere");
+	assert_true(parsed.options.once && parsed.options.json);
+	parsed_fini(&parsed);
+	assert_refused(kit, "usage: imagefs stats", "stats");
+	assert_refused(kit, "too many", "stats", "/mnt", "/mnt");
+	assert_refused(kit, "no such option", "list", "--once", "s:");
+}
+
 static void verify_takes_a_store_and_any_number_of_images(void **state)
 {
 	struct kit *kit = *state;
@@ -572,6 +591,7 @@ int main(void)
 		KIT_TEST(a_word_too_many_is_refused),
 		KIT_TEST(a_mountpoint_that_is_not_there_is_refused),
 		KIT_TEST(a_list_needs_no_mountpoint),
+		KIT_TEST(stats_take_a_mountpoint_and_no_store),
 		KIT_TEST(verify_takes_a_store_and_any_number_of_images),
 		KIT_TEST(a_store_may_be_called_list),
 		KIT_TEST(help_and_version_need_nothing_else),
