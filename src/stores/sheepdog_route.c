@@ -189,7 +189,10 @@ static bool is_better(const struct sheep_gateway *gateway,
 	return !than || sheep_gateway_load(gateway) < sheep_gateway_load(than);
 }
 
-/* Make of the @count nodes at @nodes those that are not among them.  Returns how many. */
+/*
+ * Make of the @count nodes at @nodes those that are not among them, if there are any.
+ * Returns how many are in @nodes.
+ */
 static size_t all_others(const struct sheep_cluster *cluster,
 			 uint16_t nodes[SHEEP_PLACES_MAX], size_t count)
 {
@@ -206,7 +209,7 @@ static size_t all_others(const struct sheep_cluster *cluster,
 			others[found++] = node;
 	}
 	memcpy(nodes, others, found * sizeof(others[0]));
-	return found;
+	return found ? found : count;
 }
 
 /*
