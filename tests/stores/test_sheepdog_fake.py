@@ -471,6 +471,37 @@ def test_what_a_guest_writes_is_seen_by_and_by(one):
         assert reader.end() == (0, b"")
 
 
+def test_strips_of_a_code_are_asked_for_where_there_are_none():
+    """Of copies it is the other way round."""
+    with FakeCluster(nodes=4) as cluster:
+        vdi = cluster.vdi("a", 40 * MIB, range(10), copies=3)
+
+        def asked(policy):
+            """{object: the nodes that are asked}, once they have all been connected to."""
+            vdi.copy_policy = policy
+            seen = {}
+            with Reader(cluster, vdi) as reader:
+                for _ in range(3):
+                    for node in cluster.nodes:
+                        node.requests.clear()
+                    reader.ask((0, vdi.size))
+                    assert reader.take(vdi.size) == vdi.content()
+                for node in cluster.nodes:
+                    for request in node.requests:
+                        if request.object < 1 << 59:
+                            seen.setdefault(request.object, set()).add(node)
+                assert reader.end() == (0, b"")
+            return seen
+
+        def are_apart():
+            holders, others = asked(0), asked(0x11)
+            assert len(holders) == len(others) == 10
+            return not any(holders[number] & others[number] for number in holders)
+
+        wait_until(are_apart)
+        assert cluster.wrong == []
+
+
 def test_memory_is_bounded(one):
     alpha = one.vdi("alpha", 200 * MIB, range(50))
     with Reader(one, alpha) as reader:

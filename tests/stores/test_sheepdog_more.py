@@ -7,17 +7,15 @@ import mmap
 import os
 import random
 import socket
-import struct
 import threading
-import time
 
 import pytest
 
 import harness
 import sheepdog_cluster
 from test_sheepdog_cluster import (
-    AGAIN, GIB, GONE, IO, KIB, MIB, OBJECT, TIB, UNAVAILABLE, Client, Reader, cluster_of,
-    content, content_of, create, dog_read, extents, fails, listed, read, run, uri_of, write,
+    GONE, KIB, MIB, Client, Reader, cluster_of, content, content_of, create, dog_read, listed,
+    read, run, uri_of, write,
 )  # fmt: skip
 
 pytestmark = pytest.mark.skipif(
@@ -121,3 +119,197 @@ def test_every_byte_is_right_while_nodes_die_and_come_back(mounted):
                 stop.set()
             for job in jobs:
                 job.result()
+
+
+@pytest.mark.limit(400)
+def test_two_nodes_die_while_a_strong_code_is_copied(mounted):
+    with cluster_of(nodes=8, copies="4:2") as cluster:
+        data = content(97 * MIB + 513)
+        create(cluster, "alpha", data)
+        mount = mounted(uri_of(cluster, 0, 1))
+        with open(mount / "alpha", "rb") as file:
+            got = file.read(MIB)
+            cluster.kill(0)
+            cluster.wait_running()
+            got += file.read(MIB)
+            cluster.kill(5)
+            got += file.read()
+        assert got == data
+
+
+# What clusters there are.
+
+
+def test_a_cluster_is_found_at_the_port_of_sheepdog(mounted, monkeypatch):
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", 7000))
+        except OSError:
+            pytest.skip("somebody listens on port 7000")
+    monkeypatch.setattr(sheepdog_cluster, "free_port", lambda host: 7000)
+    with cluster_of(nodes=1, copies=1) as cluster:
+        image = create(cluster, "alpha", content(5 * MIB))
+        for uri in ("sheepdog://", "sheepdog:///", "sheepdog+tcp:///", "sheepdog://localhost/",
+                    "sheepdog://:7000", "sheepdog:///alpha", "SheepDog://127.0.0.1/alpha"):
+            assert {found["id"] for found in listed(cluster, uri).values()} == {image["id"]}
+        mount = mounted("sheepdog:///")
+        assert (mount / "alpha").read_bytes() == content(5 * MIB)
+
+
+def test_gateways_without_disks_and_zones_of_several_nodes_are_fine(mounted):
+    def arguments(node):
+        return {0: ["-g"], 3: ["-z", 1]}.get(node, [])
+
+    with cluster_of(nodes=5, sheep_arguments=arguments) as cluster:
+        expected = make_every_kind(cluster, 21 * MIB + 512)
+        mount = mounted(uri_of(cluster))
+        for name, data in expected.items():
+            assert (mount / name).read_bytes() == data
+        victim = 3
+        with open(mount / "plain@s", "rb") as file:
+            got = file.read(MIB)
+            cluster.kill(victim)
+            assert got + file.read() == expected["plain@s"]
+
+
+@pytest.mark.parametrize("arguments", [["-z", "20"], ["-z", "26"], ["-l"], ["-t"]],
+                         ids=" ".join)  # fmt: skip
+def test_clusters_are_formatted_in_many_ways(mounted, arguments):
+    with cluster_of(format_arguments=arguments) as cluster:
+        data = content(9 * MIB + 512)
+        image = create(cluster, "alpha", data, size=70 * MIB)
+        shift = int(arguments[1]) if arguments[0] == "-z" else 22
+        assert image["attrs"]["object-size"] == str(1 << shift)
+        with Client(cluster) as client:
+            assert client.lock(b"alpha") == 0
+            mount = mounted(uri_of(cluster))
+            assert (mount / "alpha").read_bytes() == data.ljust(70 * MIB, b"\0")
+        cluster.kill(2)
+        cluster.wait_running()
+        assert (mount / "alpha").read_bytes() == data.ljust(70 * MIB, b"\0")
+
+
+def test_nodes_can_be_of_different_weight(mounted):
+    with cluster_of(format_arguments=["-V"],
+                    sheep_arguments=lambda node: ["-V", 16 << 2 * node]) as cluster:  # fmt: skip
+        data = content(41 * MIB + 512)
+        create(cluster, "alpha", data)
+        assert (mounted(uri_of(cluster)) / "alpha").read_bytes() == data
+
+
+def test_a_cluster_that_is_formatted_again_has_none_of_its_images(cluster, mounted):
+    create(cluster, "alpha", content(40 * MIB))
+    mount = mounted(uri_of(cluster), "ttl=1", noisy=True)
+    with open(mount / "alpha", "rb", buffering=0) as file:
+        assert file.read(4096) == content(4096)
+        cluster.dog("cluster", "format", "-f", "-c", "2")
+        cluster.wait_running()
+        with pytest.raises(OSError) as error:
+            os.pread(file.fileno(), 4096, 30 * MIB)
+        assert error.value.errno == errno.ESTALE
+    harness.wait_until(lambda: os.listdir(mount.path) == [], "it is empty")
+    create(cluster, "alpha", content(40 * MIB, 2))
+    harness.wait_until(lambda: os.listdir(mount.path) == ["alpha"], "the new one is there")
+    assert (mount / "alpha").read_bytes() == content(40 * MIB, 2)
+
+
+def test_the_number_of_copies_changes_while_a_vdi_is_read(cluster):
+    data = content(64 * MIB)
+    image = create(cluster, "alpha", data)
+    with Reader(cluster, image) as reader:
+        for copies in ("3", "1", "2"):
+            reader.ask((0, 64 * MIB))
+            got = reader.take(MIB)
+            done = cluster.dog("vdi", "alter-copy", "-c", copies, "alpha", check=False,
+                               input=b"yes\n")
+            assert got + reader.take(63 * MIB) == data, done
+        reader.ends()
+    found = listed(cluster)[b"alpha"]
+    assert found["id"] == image["id"]
+    assert content_of(read(cluster, found)) == data
+
+
+# Through the mount.
+
+
+def test_names_that_meet_are_files_of_their_own(cluster, mounted):
+    create(cluster, "a", content(MIB, 1))
+    cluster.dog("vdi", "snapshot", "-s", "t", "a")
+    cluster.dog("vdi", "snapshot", "-s", "4@", "a")
+    write(cluster, "a", content(MIB, 2))
+    cluster.dog("vdi", "snapshot", "a")
+    write(cluster, "a", content(MIB, 3))
+    cluster.dog("vdi", "snapshot", "a")
+    write(cluster, "a", content(MIB, 4))
+    create(cluster, "a@t", content(MIB, 5))
+    create(cluster, "a/b", content(MIB, 6))
+    create(cluster, "..", content(MIB, 7))
+    mount = mounted(uri_of(cluster))
+    names = os.listdir(mount.path)
+    found = sorted((mount / name).read_bytes() for name in names)
+    assert found == sorted([content(MIB, seed) for seed in (1, 1, 2, 3, 4, 5, 6, 7)]), names
+
+
+def test_a_uri_of_one_image_is_a_folder_of_one_file(cluster, mounted):
+    create(cluster, "big disk", content(MIB, 1))
+    cluster.dog("vdi", "snapshot", "-s", "v 1#", "big disk")
+    write(cluster, "big disk", content(MIB, 2))
+    host, port = cluster.address().split(":")
+    socket_path = f"{cluster.folder}/node0/sock"
+    for uri, name, seed in (
+        (f"sheepdog://{host}:{port}/big%20disk", "big disk", 2),
+        (f"sheepdog://{host}:{port}/big%20disk#v%201%23", "big disk@v 1#", 1),
+        (f"sheepdog://{host}:{port}/big%20disk#1", "big disk@v 1#", 1),
+        (f"sheepdog+unix:///big%20disk?socket={socket_path}#1", "big disk@v 1#", 1),
+        (f"sheepdog://{host}:{port}:big%20disk", "big disk", 2),
+    ):
+        mount = mounted(uri)
+        assert os.listdir(mount.path) == [name]
+        assert (mount / name).read_bytes() == content(MIB, seed)
+        mount.end()
+    for wrong in ("nothing", "big%20disk#2", "big%20disk#v1"):
+        done = run("list", "--", f"sheepdog://{host}:{port}/{wrong}")
+        assert (done.returncode, done.stdout) == (GONE, b"")
+
+
+def test_a_cluster_that_is_gone_is_eio_in_time_and_then_comes_back(cluster, mounted):
+    data = content(64 * MIB)
+    create(cluster, "alpha", data)
+    mount = mounted(uri_of(cluster, 0, 1, 2), "stall=5", noisy=True)
+    with open(mount / "alpha", "rb", buffering=0) as file:
+        assert file.read(4096) == data[:4096]
+        for node in range(3):
+            cluster.kill(node)
+        with pytest.raises(OSError) as error:
+            os.pread(file.fileno(), 4096, 50 * MIB)
+        assert error.value.errno == errno.EIO
+        assert b"Connection refused" in os.getxattr(file.fileno(), "user.imagefs.error")
+        assert "started again" not in mount.log()
+        for node in range(3):
+            assert any(cluster._start(node) for _ in range(20))
+        cluster.wait_running()
+        assert os.pread(file.fileno(), 4096, 50 * MIB) == data[50 * MIB :][:4096]
+    assert (mount / "alpha").read_bytes() == data
+
+
+def test_many_who_read_one_image_all_read_it_right(cluster, mounted):
+    """They share what imagefs has of it, and a node dies meanwhile."""
+    size = 80 * MIB + 512
+    cluster.dog("vdi", "create", "alpha", size)
+    write(cluster, "alpha", content(30 * MIB), offset=20 * MIB)
+    cluster.dog("vdi", "snapshot", "-s", "s", "alpha")
+    data = bytes(20 * MIB) + content(30 * MIB) + bytes(30 * MIB + 512)
+    mount = mounted(uri_of(cluster, 0, 1), "memory=32M")
+    stop = threading.Event()
+    with concurrent.futures.ThreadPoolExecutor(24) as pool:
+        jobs = [pool.submit(read_at_random, mount / ("alpha@s" if seed % 2 else "alpha"), data,
+                            seed, stop, direct=seed % 3 == 0) for seed in range(24)]
+        try:
+            cluster.kill(0)
+            cluster.wait_running()
+            cluster.wait_recovered()
+        finally:
+            stop.set()
+        for job in jobs:
+            job.result()
