@@ -392,9 +392,10 @@ def draw(results, path, about):
     lines = ["$rows << END"]
     for i, name in enumerate(names):
         found = results[name]
-        lines.append("%d %g \"%s MB/s, first byte %s ms, memory %s MB\"" % (
-            i, statistics.median(medians(found, "rate")), figure(medians(found, "rate")),
-            figure(medians(found, "first")), figure(medians(found, "memory"))))
+        rate, first, memory = (statistics.median(medians(found, key))
+                               for key in ("rate", "first", "memory"))
+        lines.append("%d %g \"%.0f MB/s, first byte %.0f ms, memory %.0f MB\"" % (
+            i, rate, rate, first, memory))
     lines += [
         "END",
         "set terminal pngcairo size 1000,%d font ',10'" % (110 + 36 * len(names)),
