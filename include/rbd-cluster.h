@@ -2,15 +2,14 @@
 /*
  * rbd-cluster - a connection to a Ceph cluster and to one of its pools.
  *
- * Every wait ends: the time-outs that Ceph leaves without a limit are set to a fifth of
- * IMAGEFS_STALL_MS, unless the URI or the user's own configuration says otherwise.  Then
- * whoever waits is told before the daemon's patience is at its end, and what was asked
- * can be asked again.
+ * Every wait ends: the time-outs that Ceph leaves without a limit are set by
+ * IMAGEFS_STALL_MS, unless the URI or the user's own configuration says otherwise.
  */
 #ifndef IMAGEFS_RBD_CLUSTER_H
 #define IMAGEFS_RBD_CLUSTER_H
 
 #include <rados/librados.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "rbd-uri.h"
@@ -22,11 +21,15 @@ struct ceph_cluster {
 };
 
 /*
- * Connect to what @text names; blocks till that is done.  The caller frees *@ret_cluster
- * with ceph_cluster_fini().  Returns STORE_OK; STORE_GONE, without having said so, if
- * there is no such pool or namespace; or another status to exit with, having said why.
+ * Connect to what @text names; blocks till that is done.  An OSD is waited for a fifth of
+ * the stall limit at most or, if @is_patient, for nearly all of it: librados goes on by
+ * itself when the OSD is back, and if it is not, what is said comes before imagefs ends the
+ * program.  The caller frees *@ret_cluster with ceph_cluster_fini().  Returns STORE_OK;
+ * STORE_GONE, without having said so, if there is no such pool or namespace; or another
+ * status to exit with, having said why.
  */
-int ceph_cluster_init(struct ceph_cluster *ret_cluster, const char *text);
+int ceph_cluster_init(struct ceph_cluster *ret_cluster, const char *text,
+		      bool is_patient);
 
 void ceph_cluster_fini(struct ceph_cluster *cluster);
 

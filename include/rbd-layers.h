@@ -21,6 +21,11 @@ struct ceph_layer {
 	uint8_t order;
 	bool has_map;
 	struct ceph_map map;
+	/* of a parent that has a parent; else NULL */
+	rados_ioctx_t pool;
+	char *id;
+	uint64_t snap;
+	uint64_t overlap; /* bytes of it that may come from its parent */
 };
 
 struct ceph_layers {
@@ -38,6 +43,20 @@ int ceph_layers_load(const struct ceph_cluster *cluster, const char *id, uint64_
 		     const struct ceph_header *header, struct ceph_layers *ret_layers);
 
 void ceph_layers_fini(struct ceph_layers *layers);
+
+/*
+ * See whether of all parents as much shows in their children as did; blocks, if there is
+ * more than one.  Returns 0, -EXDEV if it is less, or another negative errno.
+ */
+int ceph_layers_check(const struct ceph_layers *layers);
+
+/*
+ * The same for one, by the answer @call to "parent_overlap_get": whether @overlap bytes
+ * show still.  When an image was flattened, its parent can be removed, and librbd takes
+ * what that has to be there still; where objects were discarded since, or the image was
+ * shrunk and made larger again, nothing of it shows.  Returns 0, -EXDEV or -EBADMSG.
+ */
+int ceph_overlap_check(const struct cls_call *call, uint64_t overlap);
 
 /*
  * Whether there may be data at @offset, and in *@ret_end where that ends to be so: at

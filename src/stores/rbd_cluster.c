@@ -83,26 +83,30 @@ static bool is_default(rados_t rados, const char *key, double number)
  * Set what has no limit, or a very high one.  An explicit 0 of the user's ceph.conf
  * cannot be told from that of nobody; one in the URI comes later, and can.
  */
-static void set_timeouts(const struct ceph_cluster *cluster)
+static void set_timeouts(const struct ceph_cluster *cluster, bool is_patient)
 {
-	static const struct {
+	uint64_t stall = ceph_stall_ms() / 1000;
+	uint64_t share = MAX(stall / STALL_SHARE, (uint64_t)1);
+	const struct {
 		const char *key;
 		double number;
+		uint64_t seconds;
 	} timeouts[] = {
-		{"rados_osd_op_timeout", 0},
-		{"rados_mon_op_timeout", 0},
-		{"client_mount_timeout", 300},
+		{"rados_osd_op_timeout", 0,
+		 is_patient ? MAX(stall, UINT64_C(2)) - 1 : share},
+		{"rados_mon_op_timeout", 0, share},
+		{"client_mount_timeout", 300, share},
 	};
-	uint64_t seconds = MAX(ceph_stall_ms() / 1000 / STALL_SHARE, (uint64_t)1);
 	const char *wanted = cluster->uri.timeout;
 	char value[24];
 
-	snprintf(value, sizeof(value), "%" PRIu64, seconds);
-	for (size_t i = 0; i < ARRAY_SIZE(timeouts); i++)
+	for (size_t i = 0; i < ARRAY_SIZE(timeouts); i++) {
+		snprintf(value, sizeof(value), "%" PRIu64, timeouts[i].seconds);
 		if (wanted ||
 		    is_default(cluster->rados, timeouts[i].key, timeouts[i].number))
 			(void)rados_conf_set(cluster->rados, timeouts[i].key,
 					     wanted ? wanted : value);
+	}
 }
 
 /* What this program wants of librados and librbd, whatever the configuration says. */
@@ -142,7 +146,7 @@ static bool has_monitors(rados_t rados)
 }
 
 /* Read the configuration.  Returns STORE_OK, or another status, having said why. */
-static int configure(struct ceph_cluster *cluster)
+static int configure(struct ceph_cluster *cluster, bool is_patient)
 {
 	const struct ceph_uri *uri = &cluster->uri;
 	int error;
@@ -164,7 +168,7 @@ static int configure(struct ceph_cluster *cluster)
 		(void)rados_conf_set(cluster->rados, "keyring", uri->keyring);
 	/* Twice: the configuration may say otherwise, and the URI has the last word. */
 	set_own(cluster->rados);
-	set_timeouts(cluster);
+	set_timeouts(cluster, is_patient);
 	for (size_t i = 0; i < uri->option_count; i++) {
 		error = rados_conf_set(cluster->rados, uri->options[i].key,
 				       uri->options[i].value);
@@ -260,7 +264,7 @@ static int open_pool(struct ceph_cluster *cluster)
 	return status;
 }
 
-static int connect_to(struct ceph_cluster *cluster)
+static int connect_to(struct ceph_cluster *cluster, bool is_patient)
 {
 	CLEANUP(freep) char *name = NULL;
 	const char *of = cluster->uri.cluster ? cluster->uri.cluster : "ceph";
@@ -273,7 +277,7 @@ static int connect_to(struct ceph_cluster *cluster)
 		store_error("cannot use librados: %s", strerror(-error));
 		return ceph_status(error);
 	}
-	status = configure(cluster);
+	status = configure(cluster, is_patient);
 	if (status != STORE_OK)
 		return status;
 	error = rados_connect(cluster->rados);
@@ -283,7 +287,7 @@ static int connect_to(struct ceph_cluster *cluster)
 	return status == STORE_OK ? open_pool(cluster) : status;
 }
 
-int ceph_cluster_init(struct ceph_cluster *ret_cluster, const char *text)
+int ceph_cluster_init(struct ceph_cluster *ret_cluster, const char *text, bool is_patient)
 {
 	struct ceph_cluster cluster = {0};
 	const char *problem;
@@ -295,7 +299,7 @@ int ceph_cluster_init(struct ceph_cluster *ret_cluster, const char *text)
 			    error == -EINVAL ? problem : strerror(-error));
 		return error == -EINVAL ? STORE_USAGE : STORE_AGAIN;
 	}
-	status = connect_to(&cluster);
+	status = connect_to(&cluster, is_patient);
 	if (status == STORE_OK || status == STORE_GONE)
 		*ret_cluster = cluster;
 	else

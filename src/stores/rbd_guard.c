@@ -101,6 +101,24 @@ static int judge_head(struct ceph_guard *guard, const struct cls_call calls[2])
 	return 0;
 }
 
+/*
+ * Of a pool that was removed all objects seem not to be there.  Whoever is told so has a
+ * map of the cluster without it by then.  Returns 0 or -EIO.
+ */
+static int judge_pools(const struct ceph_guard *guard)
+{
+	const struct ceph_image *image = guard->image;
+	const int64_t pools[] = {image->header.data_pool, image->header.parent.pool};
+	char name[1];
+
+	for (size_t i = 0; i < ARRAY_SIZE(pools); i++)
+		if (pools[i] >= 0 &&
+		    rados_pool_reverse_lookup(image->cluster.rados, pools[i], name,
+					      sizeof(name)) == -ENOENT)
+			return -EIO;
+	return 0;
+}
+
 /* Take the map that was asked for.  Returns 0 or a negative errno. */
 static int take_map(struct ceph_guard *guard, const struct check *check)
 {
@@ -136,6 +154,11 @@ static int judge(struct ceph_guard *guard, const struct check *check)
 	if (error == 0)
 		error = is_head(guard) ? judge_head(guard, header->calls)
 				       : judge_snap(&header->calls[0]);
+	if (error == 0 && has_parent(guard))
+		error = ceph_overlap_check(&header->calls[header->count - 1],
+					   guard->image->header.overlap);
+	if (error == 0)
+		error = judge_pools(guard);
 	if (error == 0 && check->has_map)
 		error = take_map(guard, check);
 	if (error < 0 || !has_map(guard))
@@ -156,6 +179,11 @@ static int tell(const struct ceph_guard *guard, int error)
 	case -EFBIG:
 		store_error("the image with the id %s has shrunk", image->id);
 		return STORE_GONE;
+	case -EXDEV:
+		/* The version is the same, and is to be opened anew. */
+		store_error("less of the parent of the image with the id %s shows",
+			    image->id);
+		return STORE_AGAIN;
 	case -ESTALE:
 		store_error("objects of the image with the id %s go all the time",
 			    image->id);
@@ -210,6 +238,9 @@ static void ask_header(struct ceph_guard *guard, struct check *check)
 		cls_op_add_number(&check->header, "snapshot_get", guard->image->snap,
 				  false);
 	}
+	if (has_parent(guard))
+		cls_op_add_number(&check->header, "parent_overlap_get",
+				  guard->image->snap, false);
 	ceph_header_name(guard->image->id, name);
 	cls_op_send(&check->header, pool, name);
 	if (check->has_map) {
@@ -234,6 +265,8 @@ static int ask_locked(struct ceph_guard *guard, struct check *check)
 		error = ask_trash(guard, check);
 	if (error == 0)
 		ask_header(guard, check);
+	if (error == 0)
+		error = ceph_layers_check(&guard->image->layers);
 	pthread_mutex_lock(&guard->lock);
 	return error;
 }

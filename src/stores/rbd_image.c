@@ -163,7 +163,7 @@ static void unload(struct ceph_image *image)
 int ceph_image_open(const char *uri, const char *id, struct ceph_image *ret_image)
 {
 	struct ceph_image image = {.librbd_lock = PTHREAD_MUTEX_INITIALIZER};
-	int status = ceph_cluster_init(&image.cluster, uri);
+	int status = ceph_cluster_init(&image.cluster, uri, true);
 	int error;
 
 	if (status == STORE_GONE) {

@@ -104,6 +104,16 @@ static int add_parent(struct ceph_layers *layers, const struct ceph_cluster *clu
 		return add_layer(layers, NULL, "", CEPH_HEAD, &header, end);
 	}
 	error = add_layer(layers, pool, parent->image, parent->snap, &header, end);
+	if (error == 0 && header.parent.pool >= 0) {
+		struct ceph_layer *layer = &layers->layers[layers->count - 1];
+
+		layer->id = strdup(parent->image);
+		if (!layer->id)
+			return -ENOMEM;
+		layer->snap = parent->snap;
+		layer->overlap = header.overlap;
+		layer->pool = STEAL(pool);
+	}
 	return error == 0 ? add_parent(layers, cluster, &header, end) : error;
 }
 
@@ -128,10 +138,54 @@ int ceph_layers_load(const struct ceph_cluster *cluster, const char *id, uint64_
 
 void ceph_layers_fini(struct ceph_layers *layers)
 {
-	for (size_t i = 0; i < layers->count; i++)
-		ceph_map_fini(&layers->layers[i].map);
+	for (size_t i = 0; i < layers->count; i++) {
+		struct ceph_layer *layer = &layers->layers[i];
+
+		ceph_map_fini(&layer->map);
+		release_poolp(&layer->pool);
+		free(layer->id);
+	}
 	free(layers->layers);
 	*layers = (struct ceph_layers){0};
+}
+
+int ceph_overlap_check(const struct cls_call *call, uint64_t overlap)
+{
+	struct wire wire = wire_of(call->output, call->size);
+	bool has_overlap = wire_u8(&wire);
+	uint64_t bytes = has_overlap ? wire_u64(&wire) : 0;
+
+	if (wire.is_bad)
+		return -EBADMSG;
+	return bytes < overlap ? -EXDEV : 0;
+}
+
+static int check_layer(const struct ceph_layer *layer)
+{
+	char name[CEPH_OBJECT_BYTES];
+	struct cls_call *call;
+	struct cls_op op;
+	int error = cls_op_init(&op);
+
+	if (error < 0)
+		return error;
+	ceph_header_name(layer->id, name);
+	call = cls_op_add_number(&op, "parent_overlap_get", layer->snap, false);
+	error = cls_op_run(&op, layer->pool, name);
+	if (error == 0)
+		error = ceph_overlap_check(call, layer->overlap);
+	cls_op_fini(&op);
+	return error == -ENOENT ? -EXDEV : error;
+}
+
+int ceph_layers_check(const struct ceph_layers *layers)
+{
+	int error = 0;
+
+	for (size_t i = 0; i < layers->count && error == 0; i++)
+		if (layers->layers[i].pool)
+			error = check_layer(&layers->layers[i]);
+	return error;
 }
 
 /*

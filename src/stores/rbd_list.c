@@ -287,7 +287,7 @@ static int list(struct ceph_cluster *cluster)
 int ceph_list(const char *uri)
 {
 	struct ceph_cluster cluster;
-	int status = ceph_cluster_init(&cluster, uri);
+	int status = ceph_cluster_init(&cluster, uri, false);
 
 	if (status == STORE_GONE)
 		status = ceph_cluster_lacks(&cluster, STORE_UNAVAILABLE);
