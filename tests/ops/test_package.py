@@ -88,6 +88,9 @@ def test_packages_are_installed_used_and_removed(folder):
             "/usr/share/zsh/vendor-completions/_imagefs"} <= files["imagefs"]
     assert "/usr/libexec/imagefs/imagefs-store-rbd" in files["imagefs-rbd"]
     assert "/usr/libexec/imagefs/imagefs-store-glance" in files["imagefs-glance"]
+    everything = set().union(*files.values())
+    for page in (SOURCE / "src").glob("*.rst"):
+        assert "/usr/share/man/man%s/%s.gz" % (page.stem[-1], page.stem) in everything, page
     depends = {name: re.sub(r" \([^)]*\)", "", run("dpkg-deb", "-f", path, "Depends").stdout.strip())
                for name, path in packages.items()}
     assert set(depends["imagefs"].split(", ")) == {"fuse3", "libc6", "libfuse3-3", "libjansson4",
