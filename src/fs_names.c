@@ -50,9 +50,13 @@ static void lookup_done(struct catalog_wait *wait, int err, struct listing *list
 	struct fs *fs;
 	struct image *image = NULL;
 
-	if (!err && waiting->by_id)
-		err = listing_find_id(listing, waiting->name, &image);
-	else if (!err)
+	/*
+	 * What was listed before can be looked up when the store cannot be listed: what is
+	 * read is asked for by its version, and who can read nothing is told why.
+	 */
+	if (listing && waiting->by_id)
+		err = listing_find_id(listing, waiting->name, &image) ?: err;
+	else if (listing)
 		image = listing_find(listing, waiting->name);
 	if (!image) {
 		fuse_reply_err(waiting->req, err ? -err : ENOENT);
