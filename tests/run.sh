@@ -74,6 +74,7 @@ steps=(gcc clang address thread valgrind tidy check smoke mount stores mount_add
 steps+=(ops)
 steps+=(qemu)
 steps+=(fuzz)
+steps+=(soak)
 
 step_gcc() { build gcc gcc && units gcc; }
 step_clang() { build clang clang && units clang; }
@@ -120,6 +121,7 @@ step_fuzz() {
 				"$found" "tests/fuzz/${fuzzer#fuzz_}" || return 1
 	done
 }
+step_soak() { IMAGEFS_BUILD=$PWD/build-test-gcc /usr/bin/python3 tests/soak.py --minutes 2; }
 
 if [ "${1:-}" = list ]; then
 	printf '%s\n' "${steps[@]}"
