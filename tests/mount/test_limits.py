@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+from faults_manual import check_row
 from harness import (BUILD, LIMIT, SANITIZER, command_of, descendants, mounts_below, run,
                      wait_until)
 
@@ -74,7 +75,7 @@ def test_without_descriptors_a_read_fails_and_says_so_and_others_go_on(fake, mou
         resource.prlimit(mount.pid, resource.RLIMIT_NOFILE, was)
         assert os.pread(failing.fileno(), 1000, 5 * MIB) == image.bytes(5 * MIB, 1000)
     read_all(mount / "a", image)
-    assert re.search("imagefs: a: .*Too many open files", mount.log())
+    check_row("No descriptors are left to read", "EIO", mount.log())
 
 
 def test_without_any_descriptor_an_open_says_so(fake, mounted):
@@ -83,7 +84,8 @@ def test_without_any_descriptor_an_open_says_so(fake, mounted):
     assert os.listdir(mount.path) == ["a"]
     assert os.stat(mount / "a").st_size == SIZE
     was = limit(mount.pid, resource.RLIMIT_NOFILE, 1)
-    assert fails(mount / "a") in (errno.EMFILE, errno.ENFILE, errno.EIO)
+    assert fails(mount / "a") == errno.ENFILE
+    check_row("No descriptors are left to open", "ENFILE", mount.log())
     assert "Too many open files" in error_of(mount / "a")
     resource.prlimit(mount.pid, resource.RLIMIT_NOFILE, was)
     read_all(mount / "a", image)
@@ -183,6 +185,7 @@ def test_without_processes_a_read_fails_and_says_so(fake, theirs):
     assert done.returncode and b"Input/output error" in done.stderr
     assert ("the store program cannot be started: Resource temporarily unavailable"
             in their_error(where / "a"))
+    check_row("No processes are left", "EIO", "imagefs: a: " + their_error(where / "a"))
     their_limit(warden, was)
     assert their_read(where / "a").stdout == image.bytes(0, 100000)
 
@@ -196,6 +199,8 @@ def test_without_threads_a_read_fails_and_says_so(fake, theirs):
     done = their_read(where / "a", check=False)
     assert done.returncode and b"Input/output error" in done.stderr
     assert "Resource temporarily unavailable" in their_error(where / "a")
+    check_row("No memory, or no threads are left", "EIO",
+              "imagefs: a: " + their_error(where / "a"))
     their_limit(daemon, was)
     assert their_read(where / "a").stdout == image.bytes(0, 100000)
 
@@ -241,6 +246,10 @@ def test_a_log_that_nobody_reads_is_no_obstacle(fake, mounted, folder):
         wait_until(lambda: len(os.listdir(mount.path)) == 2, "ls works again")
         read_all(mount / "other", other)
         assert "the store is listed again" in (mount / ".imagefs/log").read_text()
+        os.read(reader, 65536)
+        fake.fault(image, "exit=77")
+        assert fails(mount / "a") == errno.EACCES
+        check_row("The log cannot be written", "nothing", os.read(reader, 65536).decode())
         mount.end()
     finally:
         os.close(reader)
@@ -367,8 +376,9 @@ def test_a_store_that_is_slower_than_the_kernel_waits_does_not_lose_the_mount(
     for thread in threads:
         thread.join(LIMIT)
     assert errors == {"drips": errno.EIO, "hangs": errno.EIO}
+    check_row("The store drips", "EIO", mount.log())
     assert "too slow for the kernel's limit" in error_of(mount / "drips")
-    assert "until the stall limit" in error_of(mount / "hangs")
+    assert re.search("hangs: the store gave nothing until the stall limit", mount.log())
     read_all(mount / "other", other)
 
 
