@@ -116,7 +116,7 @@ step_fuzz() {
 		found=build-test-clang/tests/fuzz/found-$fuzzer
 		mkdir -p "$found" &&
 			"build-test-clang/tests/fuzz/$fuzzer" -max_total_time=20 -max_len=20000 \
-				-timeout=10 -verbosity=0 -print_final_stats=1 \
+				-timeout=10 -verbosity=0 -print_final_stats=1 -close_fd_mask=2 \
 				-artifact_prefix="$found/" \
 				"$found" "tests/fuzz/${fuzzer#fuzz_}" || return 1
 	done
