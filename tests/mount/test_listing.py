@@ -185,6 +185,19 @@ def test_a_hanging_list_is_ended_and_tried_again(fake, mounted):
     assert fake.marked("hangs")
 
 
+@pytest.mark.parametrize("fault", [
+    "flood=60000000", "at=end flood=60000000", "at=end grandchild=deaf exit=0",
+    "grandchild=deaf", "at=end grandchild exit=0",
+])
+def test_a_list_that_says_much_or_leaves_a_child_is_taken(fake, mounted, fault):
+    fake.image("a", 100)
+    fake.fault("list", fault)
+    mount = mounted(fake.uri, "ttl=0", "stall=600")
+    for _ in range(2):
+        assert os.listdir(mount.path) == ["a"]
+    wait_until(lambda: not mount.store_processes(), "nothing of it is left")
+
+
 BAD_LINES = {
     "no object": "[1]",
     "no JSON": "{name: a}",
