@@ -54,9 +54,9 @@ static void lookup_done(struct catalog_wait *wait, int err, struct listing *list
 	 * What was listed before can be looked up when the store cannot be listed: what is
 	 * read is asked for by its version, and who can read nothing is told why.
 	 */
-	if (listing && waiting->by_id)
-		err = listing_find_id(listing, waiting->name, &image) ?: err;
-	else if (listing)
+	if (listing && waiting->by_id && listing_find_id(listing, waiting->name, &image) < 0)
+		err = -ENOMEM;
+	else if (listing && !waiting->by_id)
 		image = listing_find(listing, waiting->name);
 	if (!image) {
 		fuse_reply_err(waiting->req, err ? -err : ENOENT);
