@@ -54,7 +54,8 @@ static void lookup_done(struct catalog_wait *wait, int err, struct listing *list
 	 * What was listed before can be looked up when the store cannot be listed: what is
 	 * read is asked for by its version, and who can read nothing is told why.
 	 */
-	if (listing && waiting->by_id && listing_find_id(listing, waiting->name, &image) < 0)
+	if (listing && waiting->by_id &&
+	    listing_find_id(listing, waiting->name, &image) < 0)
 		err = -ENOMEM;
 	else if (listing && !waiting->by_id)
 		image = listing_find(listing, waiting->name);
