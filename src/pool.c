@@ -58,7 +58,8 @@ struct pool {
 	struct {
 		uint64_t start, end;
 		uint64_t at_ms;
-	} stalled; /* what last came upon the stall limit */
+		int err;
+	} refused; /* what last failed for good */
 	bool begun; /* the image's start was read */
 	bool doubt; /* the end was not confirmed: only a stream may give it out */
 	int err; /* the version is lost, negative: all reads fail */
@@ -190,10 +191,12 @@ static void note_failed(void *context, int err, bool lost, uint64_t start, uint6
 {
 	struct pool *pool = context;
 
-	if (err == -ETIMEDOUT) {
-		pool->stalled.start = start;
-		pool->stalled.end = end;
-		pool->stalled.at_ms = clock_ms();
+	/* That is ours, and may be had at once. */
+	if (err != -ENOMEM) {
+		pool->refused.start = start;
+		pool->refused.end = end;
+		pool->refused.at_ms = clock_ms();
+		pool->refused.err = err;
 	}
 	if (!lost)
 		return;
@@ -533,13 +536,14 @@ static int choose_lane_locked(struct pool *pool, const struct member *member,
 }
 
 /*
- * The error that a read is refused with, without trying, or 0.  What has come upon the
- * stall limit the kernel asks for again, page by page: it is told at once.
+ * The error that a read is refused with, without trying, or 0.  What has failed, after all
+ * the tries or at the stall limit, the kernel asks for again, page by page: it is told at
+ * once.
  */
 static int refusal_locked(const struct pool *pool, const struct member *member,
 			  const struct read *read)
 {
-	uint64_t at_ms = pool->stalled.at_ms;
+	uint64_t at_ms = pool->refused.at_ms;
 
 	if (pool->closed)
 		return -EIO;
@@ -547,9 +551,9 @@ static int refusal_locked(const struct pool *pool, const struct member *member,
 		return pool->err;
 	if (!at_ms || member->joined_ms > at_ms || clock_ms() >= at_ms + REFUSAL_MS)
 		return 0;
-	return read->offset < pool->stalled.end &&
-			       read->offset + read->size > pool->stalled.start
-		       ? -ETIMEDOUT
+	return read->offset < pool->refused.end &&
+			       read->offset + read->size > pool->refused.start
+		       ? pool->refused.err
 		       : 0;
 }
 
