@@ -2,7 +2,9 @@
 /*
  * fs_names - lookups and directories: answered when the catalog has a listing.
  */
+#include <assert.h>
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -141,9 +143,16 @@ void fs_opendir(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *info)
 	catalog_get(fs_of(req)->catalog, &waiting->wait);
 }
 
+/*
+ * It has come by way of the kernel, which is no way for memory to be known to have come:
+ * the count of references, which was written behind the listing, is.
+ */
 static struct listing *listing_of(const struct fuse_file_info *info)
 {
-	return (struct listing *)(uintptr_t)info->fh;
+	struct listing *listing = (struct listing *)(uintptr_t)info->fh;
+
+	assert(!listing || atomic_load(&listing->refs));
+	return listing;
 }
 
 void fs_releasedir(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *info)
