@@ -41,8 +41,6 @@ ELSEWHERE = {
         "test_a_store_that_is_slower_than_the_kernel_waits_does_not_lose_the_mount",
     "No descriptors are left to read": "test_limits.py: "
         "test_without_descriptors_a_read_fails_and_says_so_and_others_go_on",
-    "No descriptors are left to open": "test_limits.py: "
-        "test_without_any_descriptor_an_open_says_so",
     "No processes are left": "test_limits.py: test_without_processes_a_read_fails_and_says_so",
     "No memory, or no threads are left": "test_limits.py: "
         "test_without_threads_a_read_fails_and_says_so",
@@ -78,10 +76,13 @@ def test_what_goes_wrong_with_reading_is_seen_and_told_as_the_manual_says(fake, 
     fake.publish()
     for title, image in images.items():
         fake.fault(image, READS[title])
-    mount = mounted(fake.uri, "stall=1", "ttl=3600", noisy=True)
+    # Where nothing hangs a machine that is busy must not come upon the stall limit.
+    patient = mounted(fake.uri, "stall=600", "ttl=3600", noisy=True)
+    soon = mounted(fake.uri, "stall=3", "ttl=3600", noisy=True)
 
     def see(title):
         image = images[title]
+        mount = soon if "hang" in READS[title] else patient
         path = mount / image.name
         seen = seen_of(lambda: read_whole(path, image))
         log = "".join(line + "\n" for line in mount.log().splitlines()
