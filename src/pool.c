@@ -16,7 +16,8 @@
 #define LANE_LOAD 32 /* with so many reads waiting for each, one more lane is opened */
 #define TRAILS 32
 #define RUN_MIN (64u << 10) /* shorter runs happen by accident */
-#define REFUSAL_MS 1000
+#define REFUSAL_MS 1000 /* of what came upon the stall limit */
+#define REFUSAL_SHORT_MS 200 /* of other errors: the store may be back at any time */
 #define HOLD_MS 50 /* so long those in front wait for one who has fallen behind */
 #define ZEROS_SIZE (1u << 20)
 #define HOLES_AFTER (4u << 20) /* who has read so much on end may gain from the holes */
@@ -544,12 +545,14 @@ static int refusal_locked(const struct pool *pool, const struct member *member,
 			  const struct read *read)
 {
 	uint64_t at_ms = pool->refused.at_ms;
+	uint64_t for_ms =
+		pool->refused.err == -ETIMEDOUT ? REFUSAL_MS : REFUSAL_SHORT_MS;
 
 	if (pool->closed)
 		return -EIO;
 	if (pool->err)
 		return pool->err;
-	if (!at_ms || member->joined_ms > at_ms || clock_ms() >= at_ms + REFUSAL_MS)
+	if (!at_ms || member->joined_ms > at_ms || clock_ms() >= at_ms + for_ms)
 		return 0;
 	return read->offset < pool->refused.end &&
 			       read->offset + read->size > pool->refused.start
