@@ -545,8 +545,7 @@ static int refusal_locked(const struct pool *pool, const struct member *member,
 			  const struct read *read)
 {
 	uint64_t at_ms = pool->refused.at_ms;
-	uint64_t for_ms =
-		pool->refused.err == -ETIMEDOUT ? REFUSAL_MS : REFUSAL_SHORT_MS;
+	uint64_t for_ms = pool->refused.err == -ETIMEDOUT ? REFUSAL_MS : REFUSAL_SHORT_MS;
 
 	if (pool->closed)
 		return -EIO;
