@@ -22,7 +22,8 @@ struct catalog_wait {
 	uint64_t deadline_ms;
 	/*
 	 * Called once, on the calling or on the catalog's thread, no lock being held, with
-	 * @err 0 and a @listing, borrowed for the call, or a negative errno.
+	 * @err 0 and a @listing, borrowed for the call; or a negative errno, and the last
+	 * listing that there was, NULL at the end.
 	 */
 	void (*done)(struct catalog_wait *wait, int err, struct listing *listing);
 };

@@ -28,6 +28,7 @@ struct engine {
 	size_t ring_size; /* bytes, a multiple of the unit */
 	uint64_t memory_limit; /* bytes, of all rings together */
 	uint64_t idle_ms; /* after which readers and rings are given back */
+	uint64_t answer_ms; /* in which every read is answered, come what may; 0: no limit */
 	/* by themselves */
 	struct stats stats;
 	atomic_size_t streams;

@@ -4,6 +4,8 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -15,6 +17,7 @@
 #define STUCK_MS 500
 #define OPENING_MS 10
 #define INTERRUPTED_MS 100
+#define USEC_PER_MSEC 1000
 #define SMALL (32u << 10) /* answers up to that are given sooner than the next is woken */
 
 struct open_file {
@@ -171,7 +174,8 @@ struct request {
 		struct read read; /* first: they are cast back */
 		struct seek seek;
 	};
-	struct watched watched; /* once it is interrupted */
+	struct watched watched; /* once it is interrupted, or for the kernel's limit */
+	atomic_bool interrupted;
 	fuse_req_t req;
 	struct handle *handle; /* to interrupt it: when it is answered it may be closed */
 	struct image *image; /* a reference */
@@ -213,6 +217,47 @@ static fuse_req_t request_end(struct request *request)
 	watch_remove(&fs_of(req)->watch, &request->watched);
 	request_free(request);
 	return req;
+}
+
+/*
+ * See that it is answered before the kernel aborts the whole mount.  To be called before
+ * it is handed over.
+ */
+static void limit_request(struct request *request)
+{
+	struct fs *fs = fs_of(request->req);
+
+	if (fs->engine->answer_ms)
+		watch_add(&fs->watch, &request->watched);
+}
+
+/* Whether it is not to wait any longer; with what error. */
+static bool must_end(const struct request *request, int *ret_err)
+{
+	uint64_t limit_ms = fs_of(request->req)->engine->answer_ms;
+
+	*ret_err = EINTR;
+	if (request->interrupted && fs_is_told_to_end(fuse_req_ctx(request->req)->pid))
+		return true;
+	*ret_err = EIO;
+	return limit_ms && clock_us() >= request->begun_us + USEC_PER_MSEC * limit_ms;
+}
+
+/* It was taken back: answer it. */
+static void give_up(struct request *request, uint64_t offset, int err)
+{
+	struct image *image = image_ref(request->image);
+	fuse_req_t req = request->req;
+
+	fuse_req_interrupt_func(req, NULL, NULL);
+	request_free(request);
+	fuse_reply_err(req, err);
+	if (err == EIO)
+		image_set_error_at(image, offset,
+				   "the store is too slow for the kernel's limit "
+				   "(fs.fuse.max_request_timeout) at byte %" PRIu64,
+				   offset);
+	image_unref(image);
 }
 
 static int errno_for_kernel(int err)
@@ -268,16 +313,13 @@ static bool cancel_read(struct request *request)
 static bool look_at_read(struct watched *watched)
 {
 	struct request *request = CONTAINER_OF(watched, struct request, watched);
-	fuse_req_t req = request->req;
+	int err;
 
-	if (!fs_is_told_to_end(fuse_req_ctx(req)->pid))
+	if (!must_end(request, &err))
 		return false;
 	/* Else it is being answered, which waits for the watch. */
-	if (cancel_read(request)) {
-		fuse_req_interrupt_func(req, NULL, NULL);
-		request_free(request);
-		fuse_reply_err(req, EINTR);
-	}
+	if (cancel_read(request))
+		give_up(request, request->read.offset, err);
 	return true;
 }
 
@@ -286,6 +328,10 @@ static void interrupt_read(fuse_req_t req, void *data)
 {
 	struct request *request = data;
 
+	request->interrupted = true;
+	/* It is watched already; and the watch may be waiting for the lock that is held. */
+	if (fs_of(req)->engine->answer_ms)
+		return;
 	if (!fs_is_told_to_end(fuse_req_ctx(req)->pid)) {
 		watch_add(&fs_of(req)->watch, &request->watched);
 	} else if (cancel_read(request)) {
@@ -321,6 +367,7 @@ void fs_read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
 	request->read.reply = read_reply;
 	request->watched.look = look_at_read;
 	/* Before it is handed over: from then on it may be gone at any time. */
+	limit_request(request);
 	fuse_req_interrupt_func(req, interrupt_read, request);
 	handle_read(request->handle, &request->read);
 }
@@ -346,15 +393,12 @@ static bool cancel_seek(struct request *request)
 static bool look_at_seek(struct watched *watched)
 {
 	struct request *request = CONTAINER_OF(watched, struct request, watched);
-	fuse_req_t req = request->req;
+	int err;
 
-	if (!fs_is_told_to_end(fuse_req_ctx(req)->pid))
+	if (!must_end(request, &err))
 		return false;
-	if (cancel_seek(request)) {
-		fuse_req_interrupt_func(req, NULL, NULL);
-		request_free(request);
-		fuse_reply_err(req, EINTR);
-	}
+	if (cancel_seek(request))
+		give_up(request, request->seek.offset, err);
 	return true;
 }
 
@@ -362,6 +406,10 @@ static void interrupt_seek(fuse_req_t req, void *data)
 {
 	struct request *request = data;
 
+	request->interrupted = true;
+	/* It is watched already; and the watch may be waiting for the lock that is held. */
+	if (fs_of(req)->engine->answer_ms)
+		return;
 	if (!fs_is_told_to_end(fuse_req_ctx(req)->pid)) {
 		watch_add(&fs_of(req)->watch, &request->watched);
 	} else if (cancel_seek(request)) {
@@ -390,6 +438,7 @@ void fs_lseek(fuse_req_t req, fuse_ino_t node, off_t offset, int whence,
 	request->seek.hole = whence == SEEK_HOLE;
 	request->seek.done = seek_done;
 	request->watched.look = look_at_seek;
+	limit_request(request);
 	fuse_req_interrupt_func(req, interrupt_seek, request);
 	handle_seek(request->handle, &request->seek);
 }

@@ -2,7 +2,9 @@
 /*
  * fs_names - lookups and directories: answered when the catalog has a listing.
  */
+#include <assert.h>
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -50,9 +52,14 @@ static void lookup_done(struct catalog_wait *wait, int err, struct listing *list
 	struct fs *fs;
 	struct image *image = NULL;
 
-	if (!err && waiting->by_id)
-		err = listing_find_id(listing, waiting->name, &image);
-	else if (!err)
+	/*
+	 * What was listed before can be looked up when the store cannot be listed: what is
+	 * read is asked for by its version, and who can read nothing is told why.
+	 */
+	if (listing && waiting->by_id &&
+	    listing_find_id(listing, waiting->name, &image) < 0)
+		err = -ENOMEM;
+	else if (listing && !waiting->by_id)
 		image = listing_find(listing, waiting->name);
 	if (!image) {
 		fuse_reply_err(waiting->req, err ? -err : ENOENT);
@@ -136,9 +143,16 @@ void fs_opendir(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *info)
 	catalog_get(fs_of(req)->catalog, &waiting->wait);
 }
 
+/*
+ * It has come by way of the kernel, which is no way for memory to be known to have come:
+ * the count of references, which was written behind the listing, is.
+ */
 static struct listing *listing_of(const struct fuse_file_info *info)
 {
-	return (struct listing *)(uintptr_t)info->fh;
+	struct listing *listing = (struct listing *)(uintptr_t)info->fh;
+
+	assert(!listing || atomic_load(&listing->refs));
+	return listing;
 }
 
 void fs_releasedir(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *info)

@@ -24,6 +24,8 @@
 #define THREADS_END_MS 10000
 #define EXIT_USAGE 2
 #define KERNEL_MARGIN 2 /* our waits end in a part of the time that the kernel gives */
+#define ANSWER_PARTS 3
+#define ANSWER_PARTS_ALL 4
 
 static void warden_freep(struct warden **warden)
 {
@@ -154,22 +156,29 @@ static uint64_t kernel_seconds(const char *path)
 	return seconds;
 }
 
-/* The kernel aborts the whole mount when a request is older than its own limit. */
-static uint64_t stall_limit(const struct options *options)
+/* The kernel aborts the whole mount when a request is older than this; 0: never. */
+static uint64_t kernel_limit_ms(void)
 {
 	static const char *const settings[] = {
 		"/proc/sys/fs/fuse/max_request_timeout",
 		"/proc/sys/fs/fuse/default_request_timeout",
 	};
-	uint64_t stall_ms = options->stall_ms;
+	uint64_t least_ms = 0;
 
 	for (size_t i = 0; i < ARRAY_SIZE(settings); i++) {
-		uint64_t limit_ms = 1000 * kernel_seconds(settings[i]) / KERNEL_MARGIN;
+		uint64_t limit_ms = 1000 * kernel_seconds(settings[i]);
 
-		if (limit_ms && limit_ms < stall_ms)
-			stall_ms = limit_ms;
+		if (limit_ms && (!least_ms || limit_ms < least_ms))
+			least_ms = limit_ms;
 	}
-	return stall_ms;
+	return least_ms;
+}
+
+static uint64_t stall_limit(const struct options *options)
+{
+	uint64_t limit_ms = kernel_limit_ms() / KERNEL_MARGIN;
+
+	return limit_ms ? MIN(limit_ms, options->stall_ms) : options->stall_ms;
 }
 
 /* What store programs find in their environment; the warden hands it on. */
@@ -347,6 +356,8 @@ static int mount_store(struct options *options)
 	engine.ring_size = options->ring & ~(size_t)(ENGINE_RING_UNIT - 1);
 	engine.idle_ms = options->idle_ms;
 	engine.memory_limit = options->memory;
+	/* A store that drips never comes upon the stall limit. */
+	engine.answer_ms = kernel_limit_ms() / ANSWER_PARTS_ALL * ANSWER_PARTS;
 	ret = serve(options, &engine, catalog, &background);
 	engine_fini(&engine);
 	return ret;

@@ -16,7 +16,8 @@
 #define LANE_LOAD 32 /* with so many reads waiting for each, one more lane is opened */
 #define TRAILS 32
 #define RUN_MIN (64u << 10) /* shorter runs happen by accident */
-#define REFUSAL_MS 1000
+#define REFUSAL_MS 1000 /* of what came upon the stall limit */
+#define REFUSAL_SHORT_MS 200 /* of other errors: the store may be back at any time */
 #define HOLD_MS 50 /* so long those in front wait for one who has fallen behind */
 #define ZEROS_SIZE (1u << 20)
 #define HOLES_AFTER (4u << 20) /* who has read so much on end may gain from the holes */
@@ -58,7 +59,8 @@ struct pool {
 	struct {
 		uint64_t start, end;
 		uint64_t at_ms;
-	} stalled; /* what last came upon the stall limit */
+		int err;
+	} refused; /* what last failed for good */
 	bool begun; /* the image's start was read */
 	bool doubt; /* the end was not confirmed: only a stream may give it out */
 	int err; /* the version is lost, negative: all reads fail */
@@ -190,10 +192,12 @@ static void note_failed(void *context, int err, bool lost, uint64_t start, uint6
 {
 	struct pool *pool = context;
 
-	if (err == -ETIMEDOUT) {
-		pool->stalled.start = start;
-		pool->stalled.end = end;
-		pool->stalled.at_ms = clock_ms();
+	/* That is ours, and may be had at once. */
+	if (err != -ENOMEM) {
+		pool->refused.start = start;
+		pool->refused.end = end;
+		pool->refused.at_ms = clock_ms();
+		pool->refused.err = err;
 	}
 	if (!lost)
 		return;
@@ -533,23 +537,25 @@ static int choose_lane_locked(struct pool *pool, const struct member *member,
 }
 
 /*
- * The error that a read is refused with, without trying, or 0.  What has come upon the
- * stall limit the kernel asks for again, page by page: it is told at once.
+ * The error that a read is refused with, without trying, or 0.  What has failed, after all
+ * the tries or at the stall limit, the kernel asks for again, page by page: it is told at
+ * once.
  */
 static int refusal_locked(const struct pool *pool, const struct member *member,
 			  const struct read *read)
 {
-	uint64_t at_ms = pool->stalled.at_ms;
+	uint64_t at_ms = pool->refused.at_ms;
+	uint64_t for_ms = pool->refused.err == -ETIMEDOUT ? REFUSAL_MS : REFUSAL_SHORT_MS;
 
 	if (pool->closed)
 		return -EIO;
 	if (pool->err)
 		return pool->err;
-	if (!at_ms || member->joined_ms > at_ms || clock_ms() >= at_ms + REFUSAL_MS)
+	if (!at_ms || member->joined_ms > at_ms || clock_ms() >= at_ms + for_ms)
 		return 0;
-	return read->offset < pool->stalled.end &&
-			       read->offset + read->size > pool->stalled.start
-		       ? -ETIMEDOUT
+	return read->offset < pool->refused.end &&
+			       read->offset + read->size > pool->refused.start
+		       ? pool->refused.err
 		       : 0;
 }
 

@@ -126,10 +126,13 @@ static void *be_worker(void *context)
 			continue;
 		if (ret <= 0)
 			break;
-		if (fs->began)
+		if (fs->began) {
 			fuse_session_process_buf(fs->session, &buffer);
-		else if (session_begin(fs, &buffer) < 0)
+			continue;
+		}
+		if (session_begin(fs, &buffer) < 0)
 			break;
+		/* Nobody else receives yet; later on another may already do so. */
 		fs->began = true;
 	}
 	session_hand_over(fs);

@@ -74,6 +74,7 @@ steps=(gcc clang address thread valgrind tidy check smoke mount stores mount_add
 steps+=(ops)
 steps+=(qemu)
 steps+=(fuzz)
+steps+=(soak)
 
 step_gcc() { build gcc gcc && units gcc; }
 step_clang() { build clang clang && units clang; }
@@ -115,11 +116,12 @@ step_fuzz() {
 		found=build-test-clang/tests/fuzz/found-$fuzzer
 		mkdir -p "$found" &&
 			"build-test-clang/tests/fuzz/$fuzzer" -max_total_time=20 -max_len=20000 \
-				-timeout=10 -verbosity=0 -print_final_stats=1 \
+				-timeout=10 -verbosity=0 -print_final_stats=1 -close_fd_mask=2 \
 				-artifact_prefix="$found/" \
 				"$found" "tests/fuzz/${fuzzer#fuzz_}" || return 1
 	done
 }
+step_soak() { IMAGEFS_BUILD=$PWD/build-test-gcc /usr/bin/python3 tests/soak.py --minutes 2; }
 
 if [ "${1:-}" = list ]; then
 	printf '%s\n' "${steps[@]}"

@@ -114,14 +114,14 @@ def test_a_reader_that_always_fails_is_the_right_error(fake, mounted, place):
 
 
 def test_tries_are_counted(fake, mounted):
-    """One start and five more, and not for ever."""
+    """One start and five more; and the same again if the kernel is slow to ask for the page."""
     image = fake.image("a", 1000)
     fake.fault(image, "exit=74")
     mount = mounted(fake.uri, noisy=True)
     with open(mount / "a", "rb", buffering=0) as file:
         with pytest.raises(OSError):
             os.pread(file.fileno(), 10, 0)
-    assert 4 <= fake.readers(image) <= 12
+    assert fake.readers(image) in (6, 12)
 
 
 def test_a_store_that_tries_for_long_itself_has_the_last_word(fake, mounted):
@@ -387,3 +387,35 @@ def test_random_reads_are_errors_too_and_come_back(fake, mounted):
         fake.fault(image)
         for place in places:
             assert os.pread(file.fileno(), 5000, place + 1) == image.bytes(place + 1, 5000)
+
+
+@pytest.mark.xfail(strict=True, reason="answers have no frames: what is too much of one is "
+                                       "taken for the beginning of the next that was asked for")
+def test_bytes_too_many_between_random_reads_are_an_error(fake, mounted):
+    """Several reads are asked for at once; the first answer is too long."""
+    image = fake.image("a", 1 << 30)
+    places = [n * 7 * MIB for n in range(1, 9)]
+    fake.fault(image, "at=%d until=all" % places[0], "past=%d surplus=512" % (places[0] + 4096))
+    mount = mounted(fake.uri, "readahead=0", noisy=True)
+
+    fd = os.open(mount / "a", os.O_RDONLY | os.O_DIRECT)
+
+    def read(place):
+        try:
+            return os.pread(fd, 4096, place) == image.bytes(place, 4096)
+        except OSError as error:
+            return error.errno == errno.EIO
+
+    def asked():
+        text = (mount / ".imagefs/stats").read_text()
+        return int(re.search(r"^imagefs_reads_random_total\S+ (\d+)", text, re.M)[1])
+
+    with ThreadPoolExecutor(len(places)) as pool:
+        jobs = [pool.submit(read, places[0])]
+        wait_until(lambda: fake.asks(image), "the first is asked for")
+        jobs += [pool.submit(read, place) for place in places[1:]]
+        wait_until(lambda: asked() == len(places), "all are asked for")
+        fake.mark("all")
+        results = [job.result() for job in jobs]
+    os.close(fd)
+    assert all(results)

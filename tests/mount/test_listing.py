@@ -140,6 +140,31 @@ def test_a_failed_listing_is_an_error_and_no_empty_directory(fake, mounted, faul
     assert sorted(os.listdir(mount.path)) == ["a", "b"]
 
 
+def test_an_image_that_was_listed_can_be_opened_when_the_store_cannot_be_listed(fake, mounted):
+    """Its readers may work; and where they do not, it is the file that says why."""
+    image, gone = fake.image("a", 100), fake.image("gone", 100)
+    mount = mounted(fake.uri, "ttl=0", noisy=True)
+    assert sorted(os.listdir(mount.path)) == ["a", "gone"]
+    fake.remove(gone)
+    fake.fault("list", "stderr=away exit=69")
+
+    def error(name):
+        try:
+            os.stat(mount / name)
+        except OSError as error:
+            return error.errno
+        return 0
+
+    wait_until(lambda: error("never") == errno.EIO, "the listing fails")
+    assert list_error(mount.path)
+    assert (mount / "a").read_bytes() == image.bytes(0, 100)
+    assert (mount / ".imagefs/by-id" / image.id).read_bytes() == image.bytes(0, 100)
+    with pytest.raises(OSError) as caught:
+        (mount / "gone").read_bytes()
+    assert caught.value.errno == errno.ESTALE
+    assert "no image" in os.getxattr(mount / "gone", "user.imagefs.error").decode()
+
+
 def test_a_hanging_list_stops_nobody(fake, mounted):
     image = fake.image("a", 100000)
     mount = mounted(fake.uri, "ttl=1", "stall=600", noisy=True)
@@ -158,6 +183,19 @@ def test_a_hanging_list_is_ended_and_tried_again(fake, mounted):
     fake.image("b", 100)
     wait_until(lambda: sorted(os.listdir(mount.path)) == ["a", "b"], "the next list is taken")
     assert fake.marked("hangs")
+
+
+@pytest.mark.parametrize("fault", [
+    "flood=60000000", "at=end flood=60000000", "at=end grandchild=deaf exit=0",
+    "grandchild=deaf", "at=end grandchild exit=0",
+])
+def test_a_list_that_says_much_or_leaves_a_child_is_taken(fake, mounted, fault):
+    fake.image("a", 100)
+    fake.fault("list", fault)
+    mount = mounted(fake.uri, "ttl=0", "stall=600")
+    for _ in range(2):
+        assert os.listdir(mount.path) == ["a"]
+    wait_until(lambda: not mount.store_processes(), "nothing of it is left")
 
 
 BAD_LINES = {

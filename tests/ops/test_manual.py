@@ -248,6 +248,10 @@ UNTRIED = [
     "IMAGE: the store program's extents failed with status N: TEXT",
     "IMAGE: the store program's extents failed: a line that is no extent",
     "IMAGE: no reader can be started: TEXT",
+    # tests/mount/test_limits.py
+    "IMAGE: cannot be opened: TEXT",
+    "IMAGE: the store program cannot be started: TEXT at byte N",
+    "IMAGE: the store is too slow for the kernel's limit (fs.fuse.max_request_timeout) at byte N",
 ]
 
 
