@@ -50,7 +50,7 @@ static void put_labels(FILE *out, const struct fs *fs, const struct subject *sub
 		fputc(',', out);
 		put_label(out, "image", subject->image->file_name);
 	}
-	if (subject->is_old) {
+	if (subject->image && subject->is_old) {
 		fputc(',', out);
 		put_label(out, "old_id", subject->image->id);
 	}

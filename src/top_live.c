@@ -204,7 +204,7 @@ static int show_live(struct screen *screen)
 	do {
 		/* A key or another size shows the same once more. */
 		if (clock_ms() >= next_ms) {
-			struct figures *new;
+			struct figures *new = NULL;
 
 			ret = take(screen->view.mountpoint, &new);
 			if (ret < 0)
