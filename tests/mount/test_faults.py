@@ -137,6 +137,22 @@ def test_a_store_that_tries_for_long_itself_has_the_last_word(fake, mounted):
     assert "nobody answers" in error_of(mount / "a")
 
 
+@pytest.mark.parametrize("flags", [0, os.O_DIRECT], ids=["buffered", "direct"])
+@pytest.mark.parametrize("place", [0, 5 * MIB])
+def test_after_an_error_the_next_read_asks_the_store_again(fake, mounted, flags, place):
+    image = fake.image("a", SIZE)
+    fake.fault(image, "exit=74")
+    mount = mounted(fake.uri, noisy=True)
+    fd = os.open(mount / "a", os.O_RDONLY | flags)
+    try:
+        with pytest.raises(OSError):
+            os.pread(fd, MIB, place)
+        fake.fault(image)
+        assert os.pread(fd, MIB, place) == image.bytes(place, MIB)
+    finally:
+        os.close(fd)
+
+
 def test_a_store_that_comes_back_between_two_tries(fake, mounted):
     image = fake.image("a", SIZE)
     fake.fault(image, "times=4 stderr=away exit=69")
@@ -374,7 +390,7 @@ def test_random_reads_are_errors_too_and_come_back(fake, mounted):
     mount = mounted(fake.uri, "readahead=0", noisy=True)
     with open(mount / "a", "rb", buffering=0) as file:
         places = [(n * 7919 * MIB) % (1 << 40) for n in range(30)]
-        fake.fault(image, "times=7 exit=74")
+        fake.fault(image, "times=5 exit=74")
         for place in places:
             assert os.pread(file.fileno(), 4096, place) == image.bytes(place, 4096)
         fake.fault(image, "stderr=gone%20fishing exit=69")
