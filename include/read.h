@@ -6,6 +6,7 @@
 #define IMAGEFS_READ_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/queue.h>
@@ -18,6 +19,7 @@ struct read {
 	TAILQ_ENTRY(read) link;
 	uint64_t offset;
 	size_t size; /* bytes, not beyond the image's end once a handle has it */
+	bool direct; /* past the page cache: the kernel does not ask again by itself */
 	uint64_t parked_ms; /* when it began to wait (clock.h) */
 	atomic_bool given_up; /* set before handle_cancel(): it is not to begin waiting */
 	/*

@@ -364,6 +364,7 @@ void fs_read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
 		return;
 	request->read.offset = (uint64_t)offset;
 	request->read.size = size;
+	request->read.direct = (info->flags & O_DIRECT) || fs_of(req)->options->direct_io;
 	request->read.reply = read_reply;
 	request->watched.look = look_at_read;
 	/* Before it is handed over: from then on it may be gone at any time. */

@@ -16,8 +16,7 @@
 #define LANE_LOAD 32 /* with so many reads waiting for each, one more lane is opened */
 #define TRAILS 32
 #define RUN_MIN (64u << 10) /* shorter runs happen by accident */
-#define REFUSAL_MS 1000 /* of what came upon the stall limit */
-#define REFUSAL_SHORT_MS 200 /* of other errors: the store may be back at any time */
+#define REFUSAL_MS 1000
 #define HOLD_MS 50 /* so long those in front wait for one who has fallen behind */
 #define ZEROS_SIZE (1u << 20)
 #define HOLES_AFTER (4u << 20) /* who has read so much on end may gain from the holes */
@@ -537,26 +536,30 @@ static int choose_lane_locked(struct pool *pool, const struct member *member,
 }
 
 /*
- * The error that a read is refused with, without trying, or 0.  What has failed, after all
- * the tries or at the stall limit, the kernel asks for again, page by page: it is told at
- * once.
+ * The error that a read is refused with, without trying, or 0.  What has failed the kernel
+ * asks for again, page by page: it is told at once.  What came upon the stall limit is
+ * refused for some time; anything else once, for the store may be back at any time.
  */
-static int refusal_locked(const struct pool *pool, const struct member *member,
+static int refusal_locked(struct pool *pool, const struct member *member,
 			  const struct read *read)
 {
 	uint64_t at_ms = pool->refused.at_ms;
-	uint64_t for_ms = pool->refused.err == -ETIMEDOUT ? REFUSAL_MS : REFUSAL_SHORT_MS;
+	bool stalled = pool->refused.err == -ETIMEDOUT;
 
 	if (pool->closed)
 		return -EIO;
 	if (pool->err)
 		return pool->err;
-	if (!at_ms || member->joined_ms > at_ms || clock_ms() >= at_ms + for_ms)
+	if (!at_ms || member->joined_ms > at_ms || clock_ms() >= at_ms + REFUSAL_MS ||
+	    read->offset >= pool->refused.end ||
+	    read->offset + read->size <= pool->refused.start)
 		return 0;
-	return read->offset < pool->refused.end &&
-			       read->offset + read->size > pool->refused.start
-		       ? pool->refused.err
-		       : 0;
+	if (stalled)
+		return -ETIMEDOUT;
+	if (read->direct)
+		return 0;
+	pool->refused.at_ms = 0;
+	return pool->refused.err;
 }
 
 /* Have the read answered later.  Returns 0 or a negative errno. */

@@ -53,14 +53,18 @@ def error_of(path):
 PLACES = [0, 1, 4096, MIB + MIB // 8, 4 * MIB - 1, 4 * MIB, 7 * MIB + 13, SIZE - 1]
 
 
-@pytest.mark.parametrize("how", ["exit=74", "exit=0", "exit=75", "signal=9", "signal=11"])
 @pytest.mark.parametrize("place", PLACES)
-def test_a_reader_that_dies_once_is_not_noticed(fake, mounted, place, how):
-    image = fake.image("a", SIZE)
-    fake.fault(image, "at=%d times=1 %s" % (place, how))
+def test_a_reader_that_dies_once_is_not_noticed(fake, mounted, place):
+    images = {how: fake.image(how, SIZE, publish=False)
+              for how in ("exit=74", "exit=0", "exit=75", "signal=9", "signal=11")}
+    fake.publish()
+    for how, image in images.items():
+        fake.fault(image, "at=%d times=1 %s" % (place, how))
     mount = mounted(fake.uri, noisy=True)
-    check(mount / "a", image)
-    assert fake.readers(image) > 1
+    with ThreadPoolExecutor(len(images)) as pool:
+        list(pool.map(lambda image: check(mount / image.name, image), images.values()))
+    for image in images.values():
+        assert fake.readers(image) > 1
 
 
 def test_it_goes_on_at_the_exact_byte(fake, mounted):
@@ -82,28 +86,29 @@ STATUSES = {0: errno.EIO, 1: errno.EIO, 64: errno.EIO, 65: errno.EIO, 66: errno.
             127: errno.EIO, 255: errno.EIO}
 
 
-@pytest.mark.parametrize("place", [0, 5 * MIB])
-def test_a_reader_that_always_fails_is_the_right_error(fake, mounted, place):
-    images = {status: fake.image("a%d" % status, SIZE) for status in STATUSES}
+def test_a_reader_that_always_fails_is_the_right_error(fake, mounted):
+    images = {(status, place): fake.image("%d at %d" % (status, place), SIZE, publish=False)
+              for status in STATUSES for place in (0, 5 * MIB)}
     other = fake.image("other", SIZE)
-    for status, image in images.items():
+    for (status, place), image in images.items():
         fake.fault(image, "at=%d stderr=first stderr=the%%20disk%%20burns exit=%d"
                    % (place, status))
     mount = mounted(fake.uri, "ttl=3600", noisy=True)
 
-    def try_image(status):
-        path = mount / images[status].name
+    def try_image(which):
+        (status, place), image = which, images[which]
+        path = mount / image.name
         assert read_error(path) == STATUSES[status]
         with open(path, "rb", buffering=0) as file:
             with pytest.raises(OSError) as caught:
                 os.pread(file.fileno(), 1, place)
         assert caught.value.errno == STATUSES[status]
         assert "the disk burns" in error_of(path)
-        fake.fault(images[status])
-        check(path, images[status])  # it works again, without a remount
+        fake.fault(image)
+        check(path, image)  # it works again, without a remount
 
-    with ThreadPoolExecutor(len(STATUSES)) as pool:
-        jobs = [pool.submit(try_image, status) for status in STATUSES]
+    with ThreadPoolExecutor(len(images)) as pool:
+        jobs = [pool.submit(try_image, which) for which in images]
         check(mount / "other", other)  # the rest is unharmed
         for job in jobs:
             job.result()
@@ -135,6 +140,22 @@ def test_a_store_that_tries_for_long_itself_has_the_last_word(fake, mounted):
     assert caught.value.errno == errno.EIO
     assert fake.readers(image) <= 2
     assert "nobody answers" in error_of(mount / "a")
+
+
+@pytest.mark.parametrize("flags", [0, os.O_DIRECT], ids=["buffered", "direct"])
+@pytest.mark.parametrize("place", [0, 5 * MIB])
+def test_after_an_error_the_next_read_asks_the_store_again(fake, mounted, flags, place):
+    image = fake.image("a", SIZE)
+    fake.fault(image, "exit=74")
+    mount = mounted(fake.uri, noisy=True)
+    fd = os.open(mount / "a", os.O_RDONLY | flags)
+    try:
+        with pytest.raises(OSError):
+            os.pread(fd, MIB, place)
+        fake.fault(image)
+        assert os.pread(fd, MIB, place) == image.bytes(place, MIB)
+    finally:
+        os.close(fd)
 
 
 def test_a_store_that_comes_back_between_two_tries(fake, mounted):
@@ -197,16 +218,17 @@ def test_bytes_behind_the_end_once(fake, mounted, size):
     check(mounted(fake.uri, noisy=True) / "a", image)
 
 
-@pytest.mark.parametrize("size", [1, 1000, MIB, SIZE])
-def test_a_bad_status_after_all_the_bytes_is_an_error_of_the_copy(fake, mounted, folder, size):
-    images = {status: fake.image("a%d" % status, size) for status in STATUSES if status}
-    for status, image in images.items():
+def test_a_bad_status_after_all_the_bytes_is_an_error_of_the_copy(fake, mounted, folder):
+    images = {(status, size): fake.image("%d of %d" % (status, size), size, publish=False)
+              for status in STATUSES if status for size in (1, 1000, MIB, SIZE)}
+    fake.publish()
+    for (status, _), image in images.items():
         fake.fault(image, "at=end stderr=that%%20was%%20another%%20version exit=%d" % status)
     mount = mounted(fake.uri, "ttl=3600", noisy=True)
 
-    def try_image(status):
-        name = images[status].name
-        assert read_error(mount / name) == STATUSES[status], status
+    def try_image(which):
+        name, status = images[which].name, which[0]
+        assert read_error(mount / name) == STATUSES[status], which
         assert "another version" in error_of(mount / name)
         copy = run("cp", mount / name, folder / name, check=False)
         assert copy.returncode != 0 and os.strerror(STATUSES[status]) in copy.stderr
@@ -234,19 +256,26 @@ def test_a_drip_in_the_middle(fake, mounted):
     check(mounted(fake.uri, "stall=5") / "a", image)
 
 
-@pytest.mark.parametrize("where", ["begin", "0", str(5 * MIB), str(SIZE - 1)])
 @pytest.mark.parametrize("hang", ["hang", "hang=deaf", "grandchild=deaf hang=deaf"])
-def test_a_reader_that_hangs_is_ended_and_an_error(fake, mounted, where, hang):
-    image = fake.image("a", SIZE)
+def test_a_reader_that_hangs_is_ended_and_an_error(fake, mounted, hang):
+    images = {where: fake.image(where, SIZE, publish=False)
+              for where in ("begin", "0", str(5 * MIB), str(SIZE - 1))}
     other = fake.image("other", MIB)
-    fake.fault(image, "at=%s say=hangs %s" % (where, hang))
+    for where, image in images.items():
+        fake.fault(image, "at=%s say=hangs %s" % (where, hang))
     mount = mounted(fake.uri, "stall=1", noisy=True)
-    assert read_error(mount / "a") == errno.EIO
-    assert error_of(mount / "a")
-    wait_until(lambda: not mount.store_processes(), "the reader is gone")
+
+    def try_image(image):
+        assert read_error(mount / image.name) == errno.EIO
+        assert error_of(mount / image.name)
+
+    with ThreadPoolExecutor(len(images)) as pool:
+        list(pool.map(try_image, images.values()))
+    wait_until(lambda: not mount.store_processes(), "the readers are gone")
     check(mount / "other", other)
-    fake.fault(image)
-    check(mount / "a", image)
+    for image in images.values():
+        fake.fault(image)
+        check(mount / image.name, image)
 
 
 @pytest.mark.parametrize("hang", ["hang", "hang=deaf", "grandchild=deaf hang=deaf"])
@@ -330,16 +359,22 @@ def test_a_grandchild_that_holds_the_pipes(fake, mounted, where, kind, status):
     wait_until(lambda: not mount.store_processes(), "the grandchild is gone")
 
 
-@pytest.mark.parametrize("where", ["begin", "0", str(5 * MIB), "end"])
-@pytest.mark.parametrize("status", [0, 74])
-def test_a_reader_that_forks_and_goes_on_in_the_child(fake, mounted, where, status):
-    image = fake.image("a", SIZE)
-    fake.fault(image, "at=%s fork=%d" % (where, status))
+def test_a_reader_that_forks_and_goes_on_in_the_child(fake, mounted):
+    images = {(where, status): fake.image("%s-%d" % (where, status), SIZE, publish=False)
+              for where in ("begin", "0", str(5 * MIB), "end") for status in (0, 74)}
+    fake.publish()
+    for (where, status), image in images.items():
+        fake.fault(image, "at=%s fork=%d" % (where, status))
     mount = mounted(fake.uri, "stall=2", noisy=True)
-    try:
-        check(mount / "a", image)
-    except OSError as error:
-        assert error.errno == errno.EIO
+
+    def try_image(image):
+        try:
+            check(mount / image.name, image)
+        except OSError as error:
+            assert error.errno == errno.EIO
+
+    with ThreadPoolExecutor(len(images)) as pool:
+        list(pool.map(try_image, images.values()))
     wait_until(lambda: not mount.store_processes(), "nothing of it is left")
 
 
@@ -374,7 +409,7 @@ def test_random_reads_are_errors_too_and_come_back(fake, mounted):
     mount = mounted(fake.uri, "readahead=0", noisy=True)
     with open(mount / "a", "rb", buffering=0) as file:
         places = [(n * 7919 * MIB) % (1 << 40) for n in range(30)]
-        fake.fault(image, "times=7 exit=74")
+        fake.fault(image, "times=5 exit=74")
         for place in places:
             assert os.pread(file.fileno(), 4096, place) == image.bytes(place, 4096)
         fake.fault(image, "stderr=gone%20fishing exit=69")
