@@ -52,6 +52,12 @@ ssize_t reader_readv(struct reader *reader, const struct iovec *iov, int count,
 		     uint64_t deadline_ms);
 
 /*
+ * The same, without waiting and without a look at standard error: -ETIMEDOUT if nothing
+ * is there.
+ */
+ssize_t reader_try_readv(struct reader *reader, const struct iovec *iov, int count);
+
+/*
  * Wait until reader_read() would not block, as it does.  Returns 0, -ETIMEDOUT,
  * -ECANCELED, or another negative errno.
  */

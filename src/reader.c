@@ -167,6 +167,15 @@ ssize_t reader_readv(struct reader *reader, const struct iovec *iov, int count,
 	}
 }
 
+ssize_t reader_try_readv(struct reader *reader, const struct iovec *iov, int count)
+{
+	ssize_t n = readv(reader->child.out, iov, count);
+
+	if (n >= 0)
+		return n;
+	return errno == EAGAIN || errno == EINTR ? -ETIMEDOUT : -errno;
+}
+
 ssize_t reader_read(struct reader *reader, void *data, size_t size, uint64_t deadline_ms)
 {
 	return reader_readv(reader, &(struct iovec){data, size}, 1, deadline_ms);

@@ -414,7 +414,7 @@ ssize_t source_try_readv(struct source *source, const struct iovec *iov, int cou
 	for (int i = 0; i < count; i++)
 		most += iov[i].iov_len;
 	used = limit_pieces(limited, iov, count, missing(source, most));
-	n = source->reader ? reader_readv(source->reader, limited, used, 0) : 0;
+	n = source->reader ? reader_try_readv(source->reader, limited, used) : 0;
 	if (n > 0)
 		take_bytes(source, (size_t)n);
 	else
