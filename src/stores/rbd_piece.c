@@ -13,6 +13,8 @@
 #include "cleanup.h"
 #include "rbd-piece.h"
 
+#define SECTOR 512
+
 size_t ceph_piece_limit(const struct ceph_image *image, uint64_t offset)
 {
 	uint64_t object = UINT64_C(1) << image->header.order;
@@ -77,6 +79,18 @@ static bool is_zeros(const char *data, size_t size)
 	return size == 0 || (data[0] == 0 && memcmp(data, data + 1, size - 1) == 0);
 }
 
+/*
+ * Whether some of it is zeros: librbd gives one answer of several objects, stripe by
+ * stripe, or of an image and its parent, and any of them may have gone.
+ */
+static bool has_zeros(const char *data, size_t size)
+{
+	for (size_t at = 0; at < size; at += SECTOR)
+		if (is_zeros(data + at, MIN(size - at, (size_t)SECTOR)))
+			return true;
+	return false;
+}
+
 /* Take @result of a read.  What did not come is zeros. */
 static void take(struct ceph_piece *piece, int64_t result)
 {
@@ -95,7 +109,7 @@ static void wait_librbd(struct ceph_piece *piece)
 	rbd_aio_release(piece->librbd);
 	piece->librbd = NULL;
 	/* librbd does not tell what is not there from zeros. */
-	if (piece->error == 0 && is_zeros(piece->buffer, piece->length))
+	if (piece->error == 0 && has_zeros(piece->buffer, piece->length))
 		piece->is_void = true;
 }
 
