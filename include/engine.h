@@ -57,6 +57,9 @@ size_t engine_fair_ring(const struct engine *engine);
  */
 size_t engine_stream_begins(struct engine *engine, struct stats *image);
 
+/* Whether more memory is in use than the limit says. */
+bool engine_is_over(const struct engine *engine);
+
 /* A stream ends, or its ring or another buffer changes its size: the memory is counted. */
 void engine_stream_ends(struct engine *engine, struct stats *image, size_t ring_size);
 void engine_ring_changes(struct engine *engine, struct stats *image, size_t from,

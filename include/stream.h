@@ -62,6 +62,12 @@ bool stream_unpark(struct stream *stream, const struct read *read);
 /* From now on, do not ask for what @extents, of which a reference is kept, says is zeros. */
 void stream_set_extents(struct stream *stream, struct extents *extents);
 
+/*
+ * Memory is short: end it if it has more than the others leave it, and nobody has read
+ * from it for a moment.  Returns whether that was done.
+ */
+bool stream_squeeze(struct stream *stream);
+
 /* Have the thread look again at who holds it up. */
 void stream_look(struct stream *stream);
 

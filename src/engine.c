@@ -50,12 +50,14 @@ size_t engine_fair_ring(const struct engine *engine)
 
 size_t engine_stream_begins(struct engine *engine, struct stats *image)
 {
-	size_t size;
-
 	engine->streams++;
-	size = engine_fair_ring(engine);
-	stats_add(&engine->stats, image, COUNT_MEMORY, size);
-	return size;
+	stats_add(&engine->stats, image, COUNT_MEMORY, ENGINE_RING_MIN);
+	return ENGINE_RING_MIN;
+}
+
+bool engine_is_over(const struct engine *engine)
+{
+	return stats_get(&engine->stats, COUNT_MEMORY) > engine->memory_limit;
 }
 
 void engine_stream_ends(struct engine *engine, struct stats *image, size_t ring_size)

@@ -329,6 +329,25 @@ void pool_leave(struct pool *pool, struct member *member)
 
 /* ---- threads ---- */
 
+/* Have streams that rest give up their memory, if there is too little for all. */
+static void squeeze(struct engine *engine)
+{
+	struct runner *runner;
+	struct pool *pool;
+
+	if (!engine_is_over(engine))
+		return;
+	pthread_mutex_lock(&engine->pools_lock);
+	LIST_FOREACH (pool, &engine->pools, link) {
+		pthread_mutex_lock(&pool->lock);
+		TAILQ_FOREACH (runner, &pool->streams, link) {
+			stream_squeeze(runner->stream);
+		}
+		pthread_mutex_unlock(&pool->lock);
+	}
+	pthread_mutex_unlock(&engine->pools_lock);
+}
+
 static void *run_stream(void *context)
 {
 	struct runner *runner = context;
@@ -336,6 +355,7 @@ static void *run_stream(void *context)
 	struct engine *engine = pool->engine;
 	struct stream *stream = runner->stream;
 
+	squeeze(engine);
 	pthread_mutex_lock(&pool->lock);
 	stream_run(stream);
 	TAILQ_REMOVE(&pool->streams, runner, link);

@@ -32,6 +32,8 @@
  * further ahead is random, and what lies between would be fetched for nothing.
  */
 #define GAP_READS 4
+#define RESTS_MS \
+	100 /* who does not read for so long may have his memory given to others */
 #define SLOW_BEGIN_MS 10 /* asks that take so long to begin must be few */
 
 /* Bytes that are being given out: the ring must not drop them. */
@@ -54,6 +56,7 @@ struct stream {
 	struct reads parked; /* in the order of their offsets */
 	TAILQ_HEAD(pins, pin) pins;
 	struct extents *extents;
+	uint64_t start; /* where it began */
 	uint64_t position; /* behind the furthest byte that was given out */
 	uint64_t asked_end; /* what was asked for ends here */
 	uint64_t last_ask; /* bytes */
@@ -86,7 +89,7 @@ int stream_new(struct engine *engine, struct image *image, uint64_t start,
 	stream->image = image;
 	stream->lock = lock;
 	stream->owner = owner;
-	stream->position = stream->asked_end = start;
+	stream->start = stream->position = stream->asked_end = start;
 	stream->used_ms = clock_ms();
 	TAILQ_INIT(&stream->parked);
 	TAILQ_INIT(&stream->pins);
@@ -212,6 +215,16 @@ void stream_set_extents(struct stream *stream, struct extents *extents)
 	stream->extents = extents_ref(extents);
 }
 
+bool stream_squeeze(struct stream *stream)
+{
+	if (stream->ring.size <= engine_fair_ring(stream->engine) ||
+	    stream_ended(stream) || !TAILQ_EMPTY(&stream->parked) ||
+	    clock_ms() < stream->used_ms + RESTS_MS)
+		return false;
+	stream_end(stream, 0);
+	return true;
+}
+
 void stream_look(struct stream *stream)
 {
 	pthread_cond_signal(&stream->work);
@@ -323,15 +336,25 @@ static bool is_waited_for(const struct stream *stream)
 	return !TAILQ_EMPTY(&stream->parked) && wanted_end(stream) > stream->ring.head;
 }
 
-/* Give up memory that others need, or take what they gave up. */
+/* How much there is that may not be dropped. */
+static uint64_t held_ahead(const struct stream *stream)
+{
+	return stream->ring.head - MIN(needed_from(stream), stream->ring.head);
+}
+
+/*
+ * Give up memory that others need; or take more, if they leave it and so much was read on
+ * end that it will be used.
+ */
 static void fit_ring(struct stream *stream)
 {
 	size_t size = stream->ring.size, fair = engine_fair_ring(stream->engine);
+	bool grows = fair == stream->engine->ring_size ? fair > size : fair >= 2 * size;
+	bool is_long = stream->position - stream->start >= fair;
 
-	if (fair >= size - size / 8 && fair < 2 * size)
+	if (fair >= size - size / 8 && !(grows && is_long))
 		return;
-	if (!TAILQ_EMPTY(&stream->pins) ||
-	    stream->ring.head - MIN(needed_from(stream), stream->ring.head) > fair)
+	if (!TAILQ_EMPTY(&stream->pins) || held_ahead(stream) > fair)
 		return;
 	if (!ring_resize(&stream->ring, fair))
 		engine_ring_changes(stream->engine, stream->image->stats, size, fair);
