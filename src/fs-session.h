@@ -74,6 +74,7 @@ void watch_remove(struct watch *watch, struct watched *watched);
 bool fs_is_told_to_end(pid_t pid);
 
 struct open_file;
+struct open_folder;
 
 struct fs {
 	/* constant */
@@ -93,6 +94,7 @@ struct fs {
 	pthread_mutex_t receiver; /* held by the worker that takes requests */
 	pthread_mutex_t lock; /* guards the rest */
 	LIST_HEAD(open_files, open_file) files;
+	LIST_HEAD(open_folders, open_folder) folders;
 	LIST_HEAD(nodes, image)
 	nodes; /* those that the kernel remembers; a reference each */
 };
@@ -130,6 +132,9 @@ void fs_forget_some(struct fs *fs, fuse_ino_t node, uint64_t count);
 
 /* Give up all nodes: the kernel does not say that it forgets them when it unmounts. */
 void fs_forget_all(struct fs *fs);
+
+/* The same for folders that are open. */
+void fs_close_folders(struct fs *fs);
 
 /* The text of the node, one of NODE_STATS and NODE_LOG, for the caller to free, or NULL. */
 char *fs_text_of(struct fs *fs, fuse_ino_t node);

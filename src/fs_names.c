@@ -2,9 +2,7 @@
 /*
  * fs_names - lookups and directories: answered when the catalog has a listing.
  */
-#include <assert.h>
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -109,17 +107,44 @@ void fs_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	catalog_get(fs_of(req)->catalog, &waiting->wait);
 }
 
+/* An open folder, which goes on showing what it showed at first. */
+struct open_folder {
+	LIST_ENTRY(open_folder) link;
+	struct listing *listing;
+};
+
+static void close_folder(struct fs *fs, struct open_folder *folder)
+{
+	pthread_mutex_lock(&fs->lock);
+	LIST_REMOVE(folder, link);
+	pthread_mutex_unlock(&fs->lock);
+	listing_unref(folder->listing);
+	free(folder);
+}
+
+void fs_close_folders(struct fs *fs)
+{
+	while (!LIST_EMPTY(&fs->folders))
+		close_folder(fs, LIST_FIRST(&fs->folders));
+}
+
 static void opendir_done(struct catalog_wait *wait, int err, struct listing *listing)
 {
 	CLEANUP(freep) struct waiting *waiting = (struct waiting *)wait;
+	struct open_folder *folder = err ? NULL : calloc(1, sizeof(*folder));
+	struct fs *fs = fs_of(waiting->req);
 
-	if (err) {
-		fuse_reply_err(waiting->req, -err);
+	if (!folder) {
+		fuse_reply_err(waiting->req, err ? -err : ENOMEM);
 		return;
 	}
-	waiting->info.fh = (uint64_t)(uintptr_t)listing_ref(listing);
+	folder->listing = listing_ref(listing);
+	pthread_mutex_lock(&fs->lock);
+	LIST_INSERT_HEAD(&fs->folders, folder, link);
+	pthread_mutex_unlock(&fs->lock);
+	waiting->info.fh = (uint64_t)(uintptr_t)folder;
 	if (fuse_reply_open(waiting->req, &waiting->info) < 0)
-		listing_unref(listing);
+		close_folder(fs, folder);
 }
 
 void fs_opendir(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *info)
@@ -143,21 +168,30 @@ void fs_opendir(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *info)
 	catalog_get(fs_of(req)->catalog, &waiting->wait);
 }
 
-/*
- * It has come by way of the kernel, which is no way for memory to be known to have come:
- * the count of references, which was written behind the listing, is.
- */
-static struct listing *listing_of(const struct fuse_file_info *info)
+static struct open_folder *folder_of(const struct fuse_file_info *info)
 {
-	struct listing *listing = (struct listing *)(uintptr_t)info->fh;
+	return (struct open_folder *)(uintptr_t)info->fh;
+}
 
-	assert(!listing || atomic_load(&listing->refs));
+/* NULL: of the hidden folder. */
+static const struct listing *listing_of(struct fs *fs, const struct fuse_file_info *info)
+{
+	const struct open_folder *folder = folder_of(info);
+	const struct listing *listing;
+
+	if (!folder)
+		return NULL;
+	/* Another thread made it, of which the thread sanitizer sees nothing else. */
+	pthread_mutex_lock(&fs->lock);
+	listing = folder->listing;
+	pthread_mutex_unlock(&fs->lock);
 	return listing;
 }
 
 void fs_releasedir(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *info)
 {
-	listing_unref(listing_of(info));
+	if (folder_of(info))
+		close_folder(fs_of(req), folder_of(info));
 	fuse_reply_err(req, 0);
 }
 
@@ -220,7 +254,7 @@ static size_t add_entry(fuse_req_t req, fuse_ino_t folder, char *data, size_t si
 static void read_directory(fuse_req_t req, fuse_ino_t folder, size_t size, off_t offset,
 			   const struct fuse_file_info *info, bool plus)
 {
-	const struct listing *listing = listing_of(info);
+	const struct listing *listing = listing_of(fs_of(req), info);
 	CLEANUP(freep) char *data = malloc(size);
 	size_t used = 0, more;
 

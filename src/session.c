@@ -439,6 +439,7 @@ int fs_new(const struct options *options, struct engine *engine, struct catalog 
 	fs->gid = options->gid == UINT64_MAX ? getgid() : (gid_t)options->gid;
 	clock_gettime(CLOCK_REALTIME, &fs->started);
 	LIST_INIT(&fs->files);
+	LIST_INIT(&fs->folders);
 	LIST_INIT(&fs->nodes);
 	pthread_mutex_init(&fs->lock, NULL);
 	pthread_mutex_init(&fs->receiver, NULL);
@@ -464,6 +465,7 @@ void fs_free(struct fs *fs)
 	if (fs->session)
 		unmount_session(fs);
 	fs_forget_all(fs);
+	fs_close_folders(fs);
 	if (fs->watching) {
 		watch_end(&fs->watch);
 		watch_fini(&fs->watch);

@@ -541,6 +541,7 @@ static void when_the_warden_is_killed_programs_die_and_callers_are_told(void **s
 	struct child child, later = CHILD_NONE;
 	const char *argv[] = {SHELL, NULL};
 	pid_t pids[2];
+	int ret;
 
 	assert_int_equal(warden_new(NULL, &warden), 0);
 	child = shell(warden, "echo $PPID $$; while :; do sleep 100; done", NULL);
@@ -549,8 +550,9 @@ static void when_the_warden_is_killed_programs_die_and_callers_are_told(void **s
 	WAIT_FOR(kit_is_gone(pids[1]));
 	assert_int_equal(status_of(&child), -ECONNRESET);
 	child_kill(&child);
-	/* The kernel tells of the death when the warden's descriptors are closed. */
-	assert_int_equal(warden_spawn(warden, argv, &later), -ECONNRESET);
+	/* The kernel tells of the death when the last of its descriptors is closed. */
+	WAIT_FOR((ret = warden_spawn(warden, argv, &later)) == -ECONNRESET ||
+		 (child_kill(&later), false));
 	assert_int_equal(later.lifeline, -1);
 	warden_free(warden);
 }
