@@ -93,7 +93,7 @@ static void set_timeouts(const struct ceph_cluster *cluster, bool is_patient)
 		uint64_t seconds;
 	} timeouts[] = {
 		{"rados_osd_op_timeout", 0,
-		 is_patient ? MAX(stall, UINT64_C(2)) - 1 : share},
+		 is_patient ? MAX(stall, (uint64_t)2) - 1 : share},
 		{"rados_mon_op_timeout", 0, share},
 		{"client_mount_timeout", 300, share},
 	};

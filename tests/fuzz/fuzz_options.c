@@ -30,6 +30,10 @@ static void check(const struct options *options)
 	assert(options->ring >= 2u << 20 && options->readahead <= 1u << 30);
 	if (options->action == ACTION_HELP || options->action == ACTION_VERSION)
 		return;
+	if (options->action == ACTION_STATS) {
+		assert(options->mountpoint);
+		return;
+	}
 	assert(options->store);
 	assert(options->action != ACTION_MOUNT || options->mountpoint[0] == '/');
 	if (store_new(options->store, options->store_path, &store) == 0) {
