@@ -110,9 +110,9 @@ static int set_program(struct store *store, const char *folders)
 	if (!found) {
 		log_line(LOG_ERR,
 			 "%s: no store program for the scheme '%s' "
-			 "(imagefs-store-%s is neither in %s%s%s)",
+			 "(no imagefs-store-%s in %s%s%s)",
 			 store->shown, store->scheme, store->scheme,
-			 folders ? folders : "", folders ? " nor in " : "", STORE_FOLDER);
+			 folders ? folders : "", folders ? " or " : "", STORE_FOLDER);
 		return -ENOENT;
 	}
 	store->program = STEAL(found);
