@@ -87,13 +87,13 @@ static void set_timeouts(const struct ceph_cluster *cluster, bool is_patient)
 {
 	uint64_t stall = ceph_stall_ms() / 1000;
 	uint64_t share = MAX(stall / STALL_SHARE, (uint64_t)1);
+	uint64_t patience = MAX(stall, (uint64_t)2) - 1;
 	const struct {
 		const char *key;
 		double number;
 		uint64_t seconds;
 	} timeouts[] = {
-		{"rados_osd_op_timeout", 0,
-		 is_patient ? MAX(stall, (uint64_t)2) - 1 : share},
+		{"rados_osd_op_timeout", 0, is_patient ? patience : share},
 		{"rados_mon_op_timeout", 0, share},
 		{"client_mount_timeout", 300, share},
 	};
