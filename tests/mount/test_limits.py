@@ -363,6 +363,7 @@ def test_a_store_that_is_slower_than_the_kernel_waits_does_not_lose_the_mount(
     for thread in threads:
         thread.join(LIMIT)
     assert errors == {"drips": errno.EIO, "hangs": errno.EIO}
+    mount.wait_log("drips: the store is too slow")
     check_row("The store drips", "EIO", mount.log())
     assert "too slow for the kernel's limit" in error_of(mount / "drips")
     assert re.search("hangs: the store gave nothing until the stall limit", mount.log())
