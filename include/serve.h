@@ -113,4 +113,11 @@ void store_print_image(const struct store_image *image);
 /* Print a run of data as a line of extents; runs that touch become one line. */
 void store_print_extent(uint64_t offset, uint64_t length);
 
+/*
+ * Make @fd non-blocking.  Returns its flags as they were, negative if they cannot be told,
+ * for store_set_flags(): others may have the same open file, a terminal for instance.
+ */
+int store_make_nonblocking(int fd);
+void store_set_flags(int fd, int flags);
+
 #endif

@@ -3,7 +3,6 @@
  * glance-read - answer asks: many requests under way, the answers in order.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <stdio.h>
@@ -272,34 +271,17 @@ static bool is_id(const char *id)
 	       strspn(id, ".") != strlen(id);
 }
 
-/* Make @fd non-blocking.  Returns its flags as they were, for set_flags(). */
-static int make_nonblocking(int fd)
-{
-	int flags = fcntl(fd, F_GETFL);
-
-	if (flags >= 0)
-		(void)fcntl(fd, F_SETFL, flags | O_NONBLOCK);
-	return flags;
-}
-
-/* Others may have the same open file, a terminal for instance. */
-static void set_flags(int fd, int flags)
-{
-	if (flags >= 0)
-		(void)fcntl(fd, F_SETFL, flags);
-}
-
 static int serve_image(struct serving *serving)
 {
 	int in, out, status;
 
 	serving->asks.fd = STDIN_FILENO;
 	serving->is_pipe = pipe_enlarge(STDOUT_FILENO) > 0;
-	in = make_nonblocking(STDIN_FILENO);
-	out = make_nonblocking(STDOUT_FILENO);
+	in = store_make_nonblocking(STDIN_FILENO);
+	out = store_make_nonblocking(STDOUT_FILENO);
 	status = serve(serving);
-	set_flags(STDIN_FILENO, in);
-	set_flags(STDOUT_FILENO, out);
+	store_set_flags(STDIN_FILENO, in);
+	store_set_flags(STDOUT_FILENO, out);
 	if (status == STORE_OK && serving->error < 0 && serving->error != -EPIPE) {
 		store_error("cannot write the answer: %s", strerror(-serving->error));
 		status = STORE_IO;

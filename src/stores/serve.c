@@ -483,3 +483,18 @@ int store_main(int argc, char **argv, const struct store *store)
 		status = finish_output();
 	return unread ? STORE_OK : status;
 }
+
+int store_make_nonblocking(int fd)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags >= 0)
+		(void)fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+	return flags;
+}
+
+void store_set_flags(int fd, int flags)
+{
+	if (flags >= 0)
+		(void)fcntl(fd, F_SETFL, flags);
+}

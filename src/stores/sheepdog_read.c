@@ -536,23 +536,6 @@ static int serve(struct serving *serving)
 	return serving->has_sent ? sheep_image_check(serving->image) : STORE_OK;
 }
 
-/* Make @fd non-blocking.  Returns its flags as they were, for set_flags(). */
-static int make_nonblocking(int fd)
-{
-	int flags = fcntl(fd, F_GETFL);
-
-	if (flags >= 0)
-		(void)fcntl(fd, F_SETFL, flags | O_NONBLOCK);
-	return flags;
-}
-
-/* Others may have the same open file, a terminal for instance. */
-static void set_flags(int fd, int flags)
-{
-	if (flags >= 0)
-		(void)fcntl(fd, F_SETFL, flags);
-}
-
 static void free_serving(struct serving *serving)
 {
 	for (size_t i = 0; i < PLACES; i++) {
@@ -584,11 +567,11 @@ static int serve_image(struct sheep_image *image)
 		serving->places[i].buffer = memory + i * PIECE_BYTES;
 		serving->free[serving->free_count++] = &serving->places[i];
 	}
-	flags[0] = make_nonblocking(STDIN_FILENO);
-	flags[1] = make_nonblocking(STDOUT_FILENO);
+	flags[0] = store_make_nonblocking(STDIN_FILENO);
+	flags[1] = store_make_nonblocking(STDOUT_FILENO);
 	status = serve(serving);
-	set_flags(STDIN_FILENO, flags[0]);
-	set_flags(STDOUT_FILENO, flags[1]);
+	store_set_flags(STDIN_FILENO, flags[0]);
+	store_set_flags(STDOUT_FILENO, flags[1]);
 	free_serving(serving);
 	free(memory);
 	return status;
