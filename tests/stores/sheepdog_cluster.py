@@ -34,6 +34,10 @@ HOST = "127.0.0.1"
 LIMIT = 60  # seconds that any one step may take
 TRIES = 20
 
+# What became of clusters of which nodes were killed: sheep that ended by a signal of their
+# own, for sheep that have to recover much at a time now and then fail an assertion.
+crashes = []
+
 
 def missing():
     """What keeps a cluster from running here, or None."""
@@ -77,6 +81,7 @@ class Cluster:
         self.sheep_arguments = sheep_arguments
         self.ports = [None] * nodes
         self.sheep = [None] * nodes
+        self.killed = False
 
     def __enter__(self):
         try:
@@ -98,7 +103,18 @@ class Cluster:
         self.dog("cluster", "format", "-c", self.copies, *self.format_arguments)
         self.wait_running()
 
+    def note_crashes(self):
+        for node, sheep in enumerate(self.sheep):
+            if self.killed and sheep is not None and (sheep.poll() or 0) < 0:
+                crashes.append("sheep %d: signal %d: %s" % (
+                    node, -sheep.returncode, self._last_words(node)))
+
+    def _last_words(self, node):
+        lines = [line for line in self.log(node).splitlines() if "PANIC" in line or "EMERG" in line]
+        return lines[0] if lines else "no word"
+
     def stop(self):
+        self.note_crashes()
         for node in range(self.count):
             self.kill(node)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -108,6 +124,7 @@ class Cluster:
         sheep, self.sheep[node] = self.sheep[node], None
         if sheep is None:
             return
+        self.killed = True
         sheep.send_signal(sign)
         # The local driver takes a process that nobody has waited for to be alive.
         sheep.wait(LIMIT)

@@ -161,7 +161,8 @@ def test_gateways_without_disks_and_zones_of_several_nodes_are_fine(mounted):
     def arguments(node):
         return {4: ["-g"], 3: ["-z", 1]}.get(node, [])
 
-    with cluster_of(nodes=5, sheep_arguments=arguments) as cluster:
+    with cluster_of(nodes=4, sheep_arguments=arguments) as cluster:
+        cluster.add()  # a gateway does not take part in formatting, and sheep then waits for ever
         expected = make_every_kind(cluster, 21 * MIB + 512)
         mount = mounted(uri_of(cluster))
         for name, data in expected.items():
@@ -280,7 +281,12 @@ def read_or_none(file, offset):
         return None
 
 
-def test_a_cluster_that_is_gone_is_eio_in_time_and_then_comes_back(cluster, mounted):
+def test_a_cluster_that_is_gone_is_eio_in_time_and_then_comes_back(mounted):
+    with cluster_of() as cluster:
+        end_and_begin_again(cluster, mounted)
+
+
+def end_and_begin_again(cluster, mounted):
     data = content(64 * MIB)
     create(cluster, "alpha", data)
     mount = mounted(uri_of(cluster, 0, 1, 2), "stall=5", noisy=True)
