@@ -18,6 +18,8 @@ struct owner {
 	 */
 	uint64_t (*held_from)(void *context, uint64_t kept, uint64_t needed,
 			      uint64_t *ret_until_ms);
+	/* Whether more than one reads the image.  Of a stream. */
+	bool (*shared)(void *context);
 	/*
 	 * Reads within [@start, @end) are about to be answered with the final error @err;
 	 * @lost as source_is_lost().

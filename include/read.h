@@ -28,6 +28,14 @@ struct read {
 	 * @read.
 	 */
 	void (*reply)(struct read *read, int err, const struct iovec *iov, int count);
+	/*
+	 * Or NULL: called instead of it, if at all, with @pipe holding a reply of
+	 * @header_size bytes of @header, which are then what the read has, and all of its
+	 * bytes.  Returns 0, or a negative errno without having freed it.
+	 */
+	int (*pass)(struct read *read, int pipe);
+	const void *header;
+	size_t header_size;
 };
 
 TAILQ_HEAD(reads, read);

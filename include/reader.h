@@ -52,6 +52,11 @@ ssize_t reader_readv(struct reader *reader, const struct iovec *iov, int count,
 		     uint64_t deadline_ms);
 
 /*
+ * The same into a pipe, without a copy; -ENOBUFS if that takes no more.
+ */
+ssize_t reader_splice(struct reader *reader, int pipe, size_t size, uint64_t deadline_ms);
+
+/*
  * The same, without waiting and without a look at standard error: -ETIMEDOUT if nothing
  * is there.
  */

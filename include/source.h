@@ -75,6 +75,12 @@ ssize_t source_readv(struct source *source, const struct iovec *iov, int count,
 		     uint64_t idle_ms);
 
 /*
+ * The same into a pipe, @size bytes at most, without a copy.  -ENOBUFS if it takes no more;
+ * nothing is lost then.
+ */
+ssize_t source_splice(struct source *source, int pipe, size_t size);
+
+/*
  * The same without waiting, keeping the lock.  Returns 0 if nothing has come yet, -EAGAIN
  * if it takes source_readv() to go on: to start a program, or to see how one has ended.
  */

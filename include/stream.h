@@ -45,7 +45,7 @@ bool stream_has(const struct stream *stream, const struct read *read);
 void stream_answer(struct stream *stream, struct read *read);
 
 /* Whether the read lies so close before it that waiting for it is best. */
-bool stream_reaches(const struct stream *stream, const struct read *read);
+bool stream_reaches(struct stream *stream, const struct read *read);
 
 /*
  * Whether it can be sent on to this read, skipping what lies between, at less than what a

@@ -85,6 +85,8 @@ struct fs {
 	uid_t uid;
 	gid_t gid;
 	struct timespec started;
+	size_t request_max; /* bytes of one read */
+	size_t pass_most; /* bytes of one that can be passed on by a pipe, at most */
 	int ready_fd; /* an eventfd: the kernel has begun the session */
 	int ended_fd; /* an eventfd: a worker has seen the session's end */
 	char *device; /* "MAJOR:MINOR" of the mount */
@@ -141,6 +143,9 @@ char *fs_text_of(struct fs *fs, fuse_ino_t node);
 
 /* Let another worker take requests: this one has something longer to do. */
 void session_hand_over(struct fs *fs);
+
+/* The number of the request that this thread deals with (fuse_in_header.unique). */
+uint64_t session_unique(void);
 
 /* Answer the kernel's first request (fs_init.c).  Returns 0 or a negative errno. */
 int session_begin(struct fs *fs, const struct fuse_buf *buffer);

@@ -171,7 +171,7 @@ static void fs_init(void *userdata, struct fuse_conn_info *conn)
 {
 	struct fs *fs = userdata;
 
-	conn->max_read = REQUEST_MAX;
+	conn->max_read = (unsigned int)fs->request_max;
 	conn->max_background = BACKGROUND_MAX;
 	conn->congestion_threshold = BACKGROUND_MAX / 4 * 3;
 	/* What an image holds cannot change under its node, so nothing is invalidated. */

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/fuse.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
@@ -180,6 +181,7 @@ struct request {
 	struct handle *handle; /* to interrupt it: when it is answered it may be closed */
 	struct image *image; /* a reference */
 	uint64_t begun_us;
+	struct fuse_out_header header; /* of the reply, if it is passed on by a pipe */
 };
 
 static struct request *request_new(fuse_req_t req, fuse_ino_t node,
@@ -303,6 +305,29 @@ static void read_reply(struct read *read, int err, const struct iovec *iov, int 
 		fuse_reply_iov(req, iov, count);
 }
 
+/*
+ * When the kernel has the reply the handle may be closed at any time, so nobody is to look
+ * at the request any more.
+ */
+static int read_pass(struct read *read, int pipe)
+{
+	struct request *request = (struct request *)read;
+	fuse_req_t req = request->req;
+	struct fs *fs = fs_of(req);
+
+	fuse_req_interrupt_func(req, NULL, NULL);
+	watch_remove(&fs->watch, &request->watched);
+	count_read(request, 0);
+	/* ENOENT: who waited for it does no more. */
+	if (splice(pipe, NULL, fuse_session_fd(fs->session), NULL, request->header.len,
+		   0) < 0 &&
+	    errno != ENOENT)
+		return -errno;
+	request_free(request);
+	fuse_reply_none(req);
+	return 0;
+}
+
 /* Take back what waits.  Returns whether it did; it is answered then. */
 static bool cancel_read(struct request *request)
 {
@@ -366,6 +391,14 @@ void fs_read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
 	request->read.size = size;
 	request->read.direct = (info->flags & O_DIRECT) || fs_of(req)->options->direct_io;
 	request->read.reply = read_reply;
+	/* Who asks for one piece after the other is better served by what is there already. */
+	if (size <= fs_of(req)->pass_most && !request->read.direct) {
+		request->header.len = (uint32_t)(sizeof(request->header) + size);
+		request->header.unique = session_unique();
+		request->read.header = &request->header;
+		request->read.header_size = sizeof(request->header);
+		request->read.pass = read_pass;
+	}
 	request->watched.look = look_at_read;
 	/* Before it is handed over: from then on it may be gone at any time. */
 	limit_request(request);

@@ -174,6 +174,13 @@ static uint64_t held_from(void *context, uint64_t kept, uint64_t needed,
 	return from;
 }
 
+static bool is_shared(void *context)
+{
+	const struct pool *pool = context;
+
+	return pool->member_count > 1;
+}
+
 static void note_member(struct member *member, const struct read *read)
 {
 	/* The kernel's read-ahead comes out of order. */
@@ -240,7 +247,7 @@ static int pool_new(struct engine *engine, struct image *image, struct pool **re
 	holes_init(&pool->holes, engine, image, &pool->lock);
 	pool->holes.take = take_extents;
 	pool->holes.context = pool;
-	pool->owner = (struct owner){held_from, note_failed, note_ended, pool};
+	pool->owner = (struct owner){held_from, is_shared, note_failed, note_ended, pool};
 	pool->engine = engine;
 	pool->image = image_ref(image);
 	pthread_mutex_init(&pool->lock, NULL);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <stdbool.h>
@@ -164,6 +165,29 @@ ssize_t reader_readv(struct reader *reader, const struct iovec *iov, int count,
 		ret = wait_for(reader, reader->child.out, deadline_ms);
 		if (ret < 0)
 			return ret;
+	}
+}
+
+ssize_t reader_splice(struct reader *reader, int pipe, size_t size, uint64_t deadline_ms)
+{
+	bool was_ready = false;
+
+	for (;;) {
+		ssize_t n = splice(reader->child.out, NULL, pipe, NULL, size,
+				   SPLICE_F_NONBLOCK);
+		int ret;
+
+		if (n >= 0)
+			return n;
+		if (errno != EAGAIN && errno != EINTR)
+			return -errno;
+		/* There is something, but it does not go in. */
+		if (errno == EAGAIN && was_ready)
+			return -ENOBUFS;
+		ret = wait_for(reader, reader->child.out, deadline_ms);
+		if (ret < 0)
+			return ret;
+		was_ready = true;
 	}
 }
 

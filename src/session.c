@@ -12,7 +12,9 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
+#include <linux/fuse.h>
 #include <sched.h>
 #include <poll.h>
 #include <signal.h>
@@ -28,6 +30,7 @@
 #include "clock.h"
 #include "fs-session.h"
 #include "log.h"
+#include "pass.h"
 #include "pool.h"
 #include "text.h"
 #include "thread.h"
@@ -110,6 +113,14 @@ static int receive(struct fs *fs, struct fuse_buf *buffer)
 	}
 }
 
+/* Of the request that this thread deals with. */
+static _Thread_local uint64_t unique;
+
+uint64_t session_unique(void)
+{
+	return unique;
+}
+
 static void *be_worker(void *context)
 {
 	struct fs *fs = context;
@@ -127,6 +138,7 @@ static void *be_worker(void *context)
 		if (ret <= 0)
 			break;
 		if (fs->began) {
+			unique = ((const struct fuse_in_header *)buffer.mem)->unique;
 			fuse_session_process_buf(fs->session, &buffer);
 			continue;
 		}
@@ -190,11 +202,12 @@ static void do_nothing(int number)
  */
 static void raise_readahead(const struct fs *fs)
 {
+	uint64_t bytes = fs->options->readahead;
 	char path[64], text[32];
 	struct stat st;
 	int fd;
 
-	if (!fs->options->readahead || stat(fs->options->mountpoint, &st) < 0)
+	if (!bytes || stat(fs->options->mountpoint, &st) < 0)
 		return;
 	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb",
 		 major(st.st_dev), minor(st.st_dev));
@@ -205,8 +218,10 @@ static void raise_readahead(const struct fs *fs)
 			 strerror(errno));
 		return;
 	}
-	snprintf(text, sizeof(text), "%llu",
-		 (unsigned long long)fs->options->readahead >> 10);
+	/* In whole requests: a small one between large ones costs as much. */
+	if (bytes > fs->request_max)
+		bytes -= bytes % fs->request_max;
+	snprintf(text, sizeof(text), "%" PRIu64, bytes >> 10);
 	if (write(fd, text, strlen(text)) < 0)
 		log_line(LOG_WARNING, "%s: %s", path, strerror(errno));
 	close(fd);
@@ -294,11 +309,11 @@ static int add_option(struct fuse_args *args, const char *name, const char *valu
 }
 
 static int add_options(const struct options *options, const char *source,
-		       struct fuse_args *args)
+		       size_t request_max, struct fuse_args *args)
 {
 	char limit[32];
 
-	snprintf(limit, sizeof(limit), "%u", REQUEST_MAX);
+	snprintf(limit, sizeof(limit), "%zu", request_max);
 	if (fuse_opt_add_arg(args, "imagefs") || fuse_opt_add_arg(args, "-oro") ||
 	    fuse_opt_add_arg(args, "-osubtype=imagefs") ||
 	    add_option(args, "max_read", limit) < 0 ||
@@ -395,7 +410,8 @@ static void unmount_session(struct fs *fs)
 static int mount_session(struct fs *fs)
 {
 	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
-	int ret = add_options(fs->options, fs->engine->store->source, &args);
+	int ret = add_options(fs->options, fs->engine->store->source, fs->request_max,
+			      &args);
 
 	if (!ret) {
 		fs->session = fuse_session_new(&args, &fs_operations,
@@ -436,6 +452,11 @@ int fs_new(const struct options *options, struct engine *engine, struct catalog 
 	fs->engine = engine;
 	fs->catalog = catalog;
 	fs->uid = options->uid == UINT64_MAX ? getuid() : (uid_t)options->uid;
+	fs->pass_most = pass_most();
+	fs->request_max = REQUEST_MAX;
+	/* A little less, if that is what a pipe holds: it is worth more. */
+	if (fs->pass_most >= REQUEST_MAX / 4 * 3)
+		fs->request_max = MIN(fs->pass_most, (size_t)REQUEST_MAX);
 	fs->gid = options->gid == UINT64_MAX ? getgid() : (gid_t)options->gid;
 	clock_gettime(CLOCK_REALTIME, &fs->started);
 	LIST_INIT(&fs->files);

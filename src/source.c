@@ -23,6 +23,14 @@ struct span {
 	uint64_t length;
 };
 
+/* Where bytes are put: in pieces of memory, or in a pipe. */
+struct sink {
+	const struct iovec *iov;
+	int count; /* 0: the pipe */
+	int pipe;
+	uint64_t size; /* bytes in all, at most */
+};
+
 struct source {
 	/* constant */
 	struct engine *engine;
@@ -422,24 +430,32 @@ ssize_t source_try_readv(struct source *source, const struct iovec *iov, int cou
 	return n;
 }
 
-/* Read what was asked.  Returns the number of bytes, 0 to look again, or an error. */
-static ssize_t receive(struct source *source, const struct iovec *iov, int count)
+/* Have the bytes of the program, @size at most. */
+static ssize_t have_bytes(struct source *source, const struct sink *sink, uint64_t size,
+			  uint64_t deadline_ms)
 {
-	uint64_t most = 0, asked, begun_us = clock_us();
+	struct iovec limited[2];
+	int used;
+
+	if (!sink->count)
+		return reader_splice(source->reader, sink->pipe, (size_t)size,
+				     deadline_ms);
+	used = limit_pieces(limited, sink->iov, sink->count, size);
+	return reader_readv(source->reader, limited, used, deadline_ms);
+}
+
+/* Read what was asked.  Returns the number of bytes, 0 to look again, or an error. */
+static ssize_t receive(struct source *source, const struct sink *sink)
+{
+	uint64_t asked = missing(source, sink->size), begun_us = clock_us();
 	uint64_t deadline =
 		MAX(source->last_ms, clock_ms()) + source->engine->store->stall_ms;
-	struct iovec limited[2];
 	ssize_t n;
-	int used;
 
 	if (!source->waited_ms)
 		source->waited_ms = clock_ms();
-	for (int i = 0; i < count; i++)
-		most += iov[i].iov_len;
-	asked = missing(source, most);
-	used = limit_pieces(limited, iov, count, asked);
 	pthread_mutex_unlock(source->lock);
-	n = reader_readv(source->reader, limited, used, deadline);
+	n = have_bytes(source, sink, asked, deadline);
 	pthread_mutex_lock(source->lock);
 	if (n > 0) {
 		take_bytes(source, (size_t)n);
@@ -449,6 +465,8 @@ static ssize_t receive(struct source *source, const struct iovec *iov, int count
 	}
 	if (n == -ECANCELED)
 		return awake(source);
+	if (n == -ENOBUFS)
+		return n;
 	if (n == -ETIMEDOUT) {
 		count_up(source, COUNT_STALLED, 1);
 		return note_failure(source,
@@ -465,12 +483,11 @@ static ssize_t receive(struct source *source, const struct iovec *iov, int count
 	return note_status(source, (int)n, &source->failures);
 }
 
-ssize_t source_readv(struct source *source, const struct iovec *iov, int count,
-		     uint64_t idle_ms)
+static ssize_t read_into(struct source *source, const struct sink *sink, uint64_t idle_ms)
 {
 	ssize_t n = 0;
 
-	assert(!source->reading && count <= 2);
+	assert(!source->reading && sink->count <= 2);
 	source->reading = true;
 	source->lost = false;
 	while (!n) {
@@ -481,10 +498,27 @@ ssize_t source_readv(struct source *source, const struct iovec *iov, int count,
 		else if (!source->reader)
 			n = start_program(source);
 		else
-			n = receive(source, iov, count);
+			n = receive(source, sink);
 	}
 	source->reading = false;
 	return n;
+}
+
+ssize_t source_readv(struct source *source, const struct iovec *iov, int count,
+		     uint64_t idle_ms)
+{
+	struct sink sink = {.iov = iov, .count = count};
+
+	for (int i = 0; i < count; i++)
+		sink.size += iov[i].iov_len;
+	return read_into(source, &sink, idle_ms);
+}
+
+ssize_t source_splice(struct source *source, int pipe, size_t size)
+{
+	struct sink sink = {.pipe = pipe, .size = size};
+
+	return read_into(source, &sink, UINT64_MAX);
 }
 
 /* See that nothing more comes, and that its output ends.  Returns as note_failure(). */

@@ -17,6 +17,7 @@
 
 #include "cleanup.h"
 #include "clock.h"
+#include "pass.h"
 #include "source.h"
 #include "stream.h"
 #include "thread.h"
@@ -32,6 +33,13 @@
  * further ahead is random, and what lies between would be fetched for nothing.
  */
 #define GAP_READS 4
+/*
+ * What is so far ahead of the image's end, and of where the stream began, goes past the
+ * ring, if somebody waits for so much.
+ */
+#define PASS_MIN (128u << 10)
+#define PASS_AFTER (4u << 20)
+#define PASS_REST_MS 2 /* who reads nothing for so long has the ring filled meanwhile */
 #define RESTS_MS \
 	100 /* who does not read for so long may have his memory given to others */
 #define SLOW_BEGIN_MS 10 /* asks that take so long to begin must be few */
@@ -62,6 +70,9 @@ struct stream {
 	uint64_t last_ask; /* bytes */
 	uint64_t used_ms; /* when it was last read from */
 	uint64_t held_until_ms; /* room that others hold may be free then; 0: none is */
+	struct pass pass; /* what lies behind the head already, in front of the source */
+	bool passes; /* bytes may go past the ring */
+	bool wide; /* the last read that had to wait was large enough for that */
 	bool assisted; /* there is an assistant */
 	bool confirmed; /* the program ended well after the image's last byte */
 	bool ending;
@@ -91,6 +102,8 @@ int stream_new(struct engine *engine, struct image *image, uint64_t start,
 	stream->owner = owner;
 	stream->start = stream->position = stream->asked_end = start;
 	stream->used_ms = clock_ms();
+	stream->pass = PASS_INIT;
+	stream->passes = true;
 	TAILQ_INIT(&stream->parked);
 	TAILQ_INIT(&stream->pins);
 	cond_init(&stream->work);
@@ -107,6 +120,7 @@ void stream_free(struct stream *stream)
 	source_free(stream->source);
 	engine_stream_ends(stream->engine, stream->image->stats, stream->ring.size);
 	ring_fini(&stream->ring);
+	pass_fini(&stream->pass);
 	extents_unref(stream->extents);
 	pthread_cond_destroy(&stream->answers);
 	pthread_cond_destroy(&stream->work);
@@ -157,11 +171,15 @@ static uint64_t wanted_end(const struct stream *stream)
 	return end;
 }
 
-bool stream_reaches(const struct stream *stream, const struct read *read)
+bool stream_reaches(struct stream *stream, const struct read *read)
 {
 	uint64_t head = MAX(stream->ring.head, wanted_end(stream));
 	size_t most = stream->ring.size - kept_behind(stream);
 
+	/* He would have found it in the ring. */
+	if (read->offset < stream->ring.kept &&
+	    read->offset + KEPT_BEHIND >= stream->ring.kept)
+		stream->passes = false;
 	return !stream_ended(stream) && read->offset >= stream->ring.kept &&
 	       read->offset <= head + MIN(most, GAP_READS * read->size);
 }
@@ -193,6 +211,7 @@ void stream_park(struct stream *stream, struct read *read)
 	else
 		TAILQ_INSERT_HEAD(&stream->parked, read, link);
 	stream->used_ms = clock_ms();
+	stream->wide = read->pass && read->size >= PASS_MIN;
 	pthread_cond_signal(&stream->work);
 }
 
@@ -376,10 +395,10 @@ static size_t make_room(struct stream *stream)
 	return ring_room(&stream->ring);
 }
 
-/* How much to ask for from the head: at least to @least, at most to the image's end. */
-static uint64_t next_ask(const struct stream *stream, uint64_t least)
+/* How much to ask for from @head: at least to @least, at most to the image's end. */
+static uint64_t next_ask(const struct stream *stream, uint64_t head, uint64_t least)
 {
-	uint64_t head = stream->ring.head, left = stream->image->size - head;
+	uint64_t left = stream->image->size - head;
 	uint64_t length = stream->last_ask ? 2 * stream->last_ask : FIRST_ASK;
 
 	if (stream->last_ask && source_begin_ms(stream->source) >= SLOW_BEGIN_MS)
@@ -401,7 +420,7 @@ static bool wants_more(const struct stream *stream)
 		return true;
 	return stream->last_ask &&
 	       stream->position + stream->last_ask / 2 >= stream->asked_end &&
-	       next_ask(stream, 0);
+	       next_ask(stream, stream->ring.head, 0);
 }
 
 /* Whether the next read lies so far ahead that what is between is better not fetched. */
@@ -435,24 +454,145 @@ static void fail(struct stream *stream, int err)
 			      start, MAX(start, wanted_end(stream)));
 }
 
+/*
+ * See that what comes next, from @head, was asked for.  Returns 0, or the final error.
+ */
+static int ask(struct stream *stream, uint64_t head)
+{
+	uint64_t length;
+
+	if (head < stream->asked_end)
+		return 0;
+	length = next_ask(stream, head, wanted_end(stream));
+	stream->asked_end = head + length;
+	stream->last_ask = length;
+	return source_ask(stream->source, head, length);
+}
+
+/* Whether the reading is such that its bytes go past the ring as long as they are waited for. */
+static bool is_passing(const struct stream *stream)
+{
+	return stream->passes && stream->wide && !stream->pass.gathered &&
+	       stream->position >= stream->start + PASS_AFTER &&
+	       !stream->owner->shared(stream->owner->context);
+}
+
+/* Whether nobody else needs what @read, the first that waits, is to be given. */
+static bool is_apart(const struct stream *stream, const struct read *read)
+{
+	const struct read *next = TAILQ_NEXT(read, link);
+
+	return TAILQ_EMPTY(&stream->pins) && (!next || next->offset >= end_of(read));
+}
+
+/* Whether all of the first read that waits is yet to come, and may go past the ring. */
+static bool can_pass(const struct stream *stream)
+{
+	const struct read *read = TAILQ_FIRST(&stream->parked);
+
+	return is_passing(stream) && read && read->pass && read->size >= PASS_MIN &&
+	       read->offset == stream->ring.head &&
+	       end_of(read) < stream->image->size && is_apart(stream, read);
+}
+
+/* Whether the reply that was gathered can be given out. */
+static bool is_still_first(const struct stream *stream)
+{
+	const struct read *read = TAILQ_FIRST(&stream->parked);
+
+	return read && pass_is_of(&stream->pass, read->header, read->header_size) &&
+	       is_apart(stream, read);
+}
+
+/* Give out what was gathered for @read, the first that waits. */
+static void give_out(struct stream *stream, struct read *read)
+{
+	uint64_t start = read->offset;
+	int ret;
+
+	TAILQ_REMOVE(&stream->parked, read, link);
+	stream->ring.kept = stream->ring.head = end_of(read);
+	stream->position = MAX(stream->position, end_of(read));
+	stream->used_ms = clock_ms();
+	pthread_mutex_unlock(stream->lock);
+	ret = read->pass(read, stream->pass.fds[0]);
+	pthread_mutex_lock(stream->lock);
+	if (!ret) {
+		pass_done(&stream->pass);
+		return;
+	}
+	/* The kernel is short of memory for it. */
+	stream->passes = false;
+	stream->ring.kept = stream->ring.head = start;
+	TAILQ_INSERT_HEAD(&stream->parked, read, link);
+	if (!pass_is_whole(&stream->pass))
+		fail(stream, -EIO);
+}
+
+/*
+ * Have the first read's bytes go to the kernel from pipe to pipe.  If that does not come
+ * about, what was gathered is in front of the source.  The lock is dropped meanwhile.
+ */
+static void pass_on(struct stream *stream)
+{
+	struct read *read = TAILQ_FIRST(&stream->parked);
+	uint64_t start = read->offset;
+	size_t size = read->size;
+	ssize_t n = 1;
+
+	if (pass_begin(&stream->pass, read->header, read->header_size, size) < 0) {
+		stream->passes = false;
+		return;
+	}
+	while (n > 0 && stream->pass.gathered < size) {
+		n = ask(stream, start + stream->pass.gathered);
+		if (!n)
+			n = source_splice(stream->source, stream->pass.fds[1],
+					  size - stream->pass.gathered);
+		if (n > 0)
+			stream->pass.gathered += (size_t)n;
+	}
+	if (n == -ENOBUFS)
+		stream->passes = false;
+	else if (n < 0 && n != -ECANCELED)
+		fail(stream, (int)n);
+	/* Meanwhile it may have been taken back, and others may have come. */
+	else if (n > 0 && !stream_ended(stream) && is_still_first(stream))
+		give_out(stream, TAILQ_FIRST(&stream->parked));
+}
+
+/*
+ * How much of @room is to be fetched.  If bytes are to go past the ring it is what a read
+ * lacks of which the ring has a part; and nothing while those before it are answered, or
+ * when nobody waits, for the next one may come at any moment.
+ */
+static size_t fetch_size(const struct stream *stream, size_t room)
+{
+	const struct read *read = TAILQ_FIRST(&stream->parked);
+	uint64_t head = stream->ring.head;
+	bool answers = !TAILQ_EMPTY(&stream->pins) || answerable(stream);
+
+	if (!is_passing(stream))
+		return room;
+	while (read && end_of(read) <= head)
+		read = TAILQ_NEXT(read, link);
+	if (!read)
+		return clock_ms() < stream->used_ms + PASS_REST_MS ? 0 : room;
+	if (read->offset < head)
+		return MIN(room, (size_t)(end_of(read) - head));
+	return read->offset == head && answers ? 0 : room;
+}
+
 /* Fetch @room bytes at most into the ring.  The lock is dropped meanwhile. */
 static void fetch(struct stream *stream, size_t room)
 {
-	uint64_t ask = 0, head;
 	struct iovec iov[2];
-	ssize_t n = 0;
-	int count;
+	int count = ring_space(&stream->ring, room, iov);
+	ssize_t n = ask(stream, stream->ring.head);
 
-	head = stream->ring.head;
-	if (head == stream->asked_end) {
-		ask = next_ask(stream, wanted_end(stream));
-		stream->asked_end = head + ask;
-		stream->last_ask = ask;
-	}
-	count = ring_space(&stream->ring, room, iov);
-	if (ask)
-		n = source_ask(stream->source, head, ask);
-	if (!n)
+	if (!n && stream->pass.gathered)
+		n = pass_readv(&stream->pass, iov, count);
+	else if (!n)
 		n = source_readv(stream->source, iov, count, UINT64_MAX);
 	if (n > 0)
 		ring_put(&stream->ring, (size_t)n);
@@ -479,13 +619,22 @@ static void finish(struct stream *stream)
 	}
 }
 
-/* Wait for something to do, but not for ever: an idle stream ends. */
-static void wait_for_work(struct stream *stream)
+/*
+ * Wait for something to do, but not for ever: an idle stream ends.  If it only @rests there
+ * will be something soon.
+ */
+static void wait_for_work(struct stream *stream, bool rests)
 {
 	uint64_t deadline = stream->used_ms + stream->engine->idle_ms;
 
 	if (stream->held_until_ms)
 		deadline = MIN(deadline, stream->held_until_ms);
+	if (rests) {
+		uint64_t soon = clock_ms() + 1;
+
+		soon = MAX(soon, stream->used_ms + PASS_REST_MS);
+		deadline = MIN(deadline, soon);
+	}
 	if (cond_wait_until(&stream->work, stream->lock, deadline) == -ETIMEDOUT &&
 	    TAILQ_EMPTY(&stream->parked) && TAILQ_EMPTY(&stream->pins) &&
 	    clock_ms() >= stream->used_ms + stream->engine->idle_ms)
@@ -493,16 +642,17 @@ static void wait_for_work(struct stream *stream)
 }
 
 /* Answer one read, or wait for something to do. */
-static void answer_or_wait(struct stream *stream)
+static void answer_or_wait(struct stream *stream, bool rests)
 {
 	if (!answer_one(stream))
-		wait_for_work(stream);
+		wait_for_work(stream, rests);
 }
 
 static void step(struct stream *stream)
 {
 	uint64_t left = stream->image->size - stream->ring.head;
-	size_t room, least;
+	size_t room, least, size = 0;
+	bool wants;
 
 	fit_ring(stream);
 	room = make_room(stream);
@@ -514,14 +664,19 @@ static void step(struct stream *stream)
 		pthread_cond_signal(&stream->answers);
 	}
 	least = is_waited_for(stream) ? FETCH_WAITED_MIN : FETCH_MIN;
+	wants = wants_more(stream) && room >= MIN((uint64_t)least, left);
+	if (wants)
+		size = fetch_size(stream, room);
 	if (!left && !stream->confirmed)
 		finish(stream);
 	else if (must_skip(stream) && !skip(stream))
-		wait_for_work(stream);
-	else if (wants_more(stream) && room >= MIN((uint64_t)least, left))
-		fetch(stream, room);
+		wait_for_work(stream, false);
+	else if (can_pass(stream))
+		pass_on(stream);
+	else if (size)
+		fetch(stream, size);
 	else
-		answer_or_wait(stream);
+		answer_or_wait(stream, wants);
 }
 
 void stream_run(struct stream *stream)

@@ -359,9 +359,11 @@ def test_when_the_warden_is_killed_no_grandchild_is_left(fake, mounted):
     image = fake.image("a", SIZE)
     fake.fault(image, "at=%d grandchild=deaf say=hangs hang=deaf" % MIB)
     mount = mounted(fake.uri, "stall=1", noisy=True)
-    with open(mount / "a", "rb") as file:
+    with open(mount / "a", "rb", buffering=0) as file:
+        file.read(1)
+        wait_until(lambda: fake.marked("hangs"), "the grandchild is there")
+        os.kill(warden_of(mount), signal.SIGKILL)
         with pytest.raises(OSError):
-            os.kill(warden_of(mount), signal.SIGKILL) if file.read(1) else None
             file.read()
     mount.unmount()
     mount.wait_end()
