@@ -29,7 +29,8 @@ struct pass {
 #define PASS_INIT ((struct pass){.fds = {-1, -1}})
 
 /*
- * The most bytes of a reply that a pipe holds, its header being in a page of its own; 0 if
+ * The most bytes of a reply that a pipe holds, its header being in a page of its own, and
+ * the first of the bytes where they lie within one; 0 if
  * there is no such pipe.  As the system's limits for pipes are now (pipe(7)).
  */
 size_t pass_most(void);

@@ -25,6 +25,7 @@ enum counter {
 	COUNT_BYTES, /* that they were answered with */
 	COUNT_RING, /* reads answered at once with what a stream held */
 	COUNT_PARKED, /* reads that waited for a stream */
+	COUNT_PASSED, /* of them, those that were answered from pipe to pipe */
 	COUNT_RANDOM, /* reads that were asked for by themselves */
 	COUNT_HOLES, /* reads answered with zeros, without the store */
 	COUNT_ERRORS, /* reads that failed; an interrupted one is none of these */

@@ -9,6 +9,7 @@
 #include "pass.h"
 
 #define PAGE 4096u
+#define SPARE (2 * PAGE) /* for the header, and where bytes do not begin with a page */
 #define SIZE_MOST (2u << 20)
 #define SIZE_LEAST (256u << 10)
 
@@ -32,7 +33,7 @@ static int open_pipe(struct pass *pass)
 size_t pass_most(void)
 {
 	struct pass pass = PASS_INIT;
-	size_t size = open_pipe(&pass) < 0 ? 0 : pass.size - PAGE;
+	size_t size = open_pipe(&pass) < 0 ? 0 : pass.size - SPARE;
 
 	pass_fini(&pass);
 	return size;
@@ -62,7 +63,7 @@ int pass_begin(struct pass *pass, const void *header, size_t header_size, size_t
 
 	if (ret < 0)
 		return ret;
-	if (size > pass->size - PAGE || header_size > sizeof(pass->copy))
+	if (size > pass->size - SPARE || header_size > sizeof(pass->copy))
 		return -EMSGSIZE;
 	ret = give_up_header(pass);
 	if (ret < 0)

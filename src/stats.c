@@ -10,6 +10,8 @@ const struct metric stats_metrics[] = {
 			"Reads answered at once, from what a stream held."},
 	[COUNT_PARKED] = {"reads_parked_total", "counter",
 			  "Reads that waited for a stream."},
+	[COUNT_PASSED] = {"reads_passed_total", "counter",
+			  "Of them, reads answered from pipe to pipe."},
 	[COUNT_RANDOM] = {"reads_random_total", "counter",
 			  "Reads that were asked for by themselves."},
 	[COUNT_HOLES] = {"reads_hole_total", "counter",

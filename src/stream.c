@@ -39,6 +39,7 @@
  */
 #define PASS_MIN (128u << 10)
 #define PASS_AFTER (4u << 20)
+#define PASS_AGAIN (16u << 20) /* where it did not go well, it is tried again so far on */
 #define PASS_REST_MS 2 /* who reads nothing for so long has the ring filled meanwhile */
 #define RESTS_MS \
 	100 /* who does not read for so long may have his memory given to others */
@@ -71,7 +72,7 @@ struct stream {
 	uint64_t used_ms; /* when it was last read from */
 	uint64_t held_until_ms; /* room that others hold may be free then; 0: none is */
 	struct pass pass; /* what lies behind the head already, in front of the source */
-	bool passes; /* bytes may go past the ring */
+	uint64_t pass_from; /* image offset: from here on bytes may go past the ring */
 	bool wide; /* the last read that had to wait was large enough for that */
 	bool assisted; /* there is an assistant */
 	bool confirmed; /* the program ended well after the image's last byte */
@@ -103,7 +104,7 @@ int stream_new(struct engine *engine, struct image *image, uint64_t start,
 	stream->start = stream->position = stream->asked_end = start;
 	stream->used_ms = clock_ms();
 	stream->pass = PASS_INIT;
-	stream->passes = true;
+	stream->pass_from = start + PASS_AFTER;
 	TAILQ_INIT(&stream->parked);
 	TAILQ_INIT(&stream->pins);
 	cond_init(&stream->work);
@@ -171,6 +172,11 @@ static uint64_t wanted_end(const struct stream *stream)
 	return end;
 }
 
+static void pass_later(struct stream *stream)
+{
+	stream->pass_from = stream->ring.head + PASS_AGAIN;
+}
+
 bool stream_reaches(struct stream *stream, const struct read *read)
 {
 	uint64_t head = MAX(stream->ring.head, wanted_end(stream));
@@ -179,7 +185,7 @@ bool stream_reaches(struct stream *stream, const struct read *read)
 	/* He would have found it in the ring. */
 	if (read->offset < stream->ring.kept &&
 	    read->offset + KEPT_BEHIND >= stream->ring.kept)
-		stream->passes = false;
+		pass_later(stream);
 	return !stream_ended(stream) && read->offset >= stream->ring.kept &&
 	       read->offset <= head + MIN(most, GAP_READS * read->size);
 }
@@ -472,8 +478,8 @@ static int ask(struct stream *stream, uint64_t head)
 /* Whether the reading is such that its bytes go past the ring as long as they are waited for. */
 static bool is_passing(const struct stream *stream)
 {
-	return stream->passes && stream->wide && !stream->pass.gathered &&
-	       stream->position >= stream->start + PASS_AFTER &&
+	return stream->wide && !stream->pass.gathered &&
+	       stream->position >= stream->pass_from &&
 	       !stream->owner->shared(stream->owner->context);
 }
 
@@ -519,10 +525,11 @@ static void give_out(struct stream *stream, struct read *read)
 	pthread_mutex_lock(stream->lock);
 	if (!ret) {
 		pass_done(&stream->pass);
+		stats_add(&stream->engine->stats, stream->image->stats, COUNT_PASSED, 1);
 		return;
 	}
 	/* The kernel is short of memory for it. */
-	stream->passes = false;
+	pass_later(stream);
 	stream->ring.kept = stream->ring.head = start;
 	TAILQ_INSERT_HEAD(&stream->parked, read, link);
 	if (!pass_is_whole(&stream->pass))
@@ -541,7 +548,7 @@ static void pass_on(struct stream *stream)
 	ssize_t n = 1;
 
 	if (pass_begin(&stream->pass, read->header, read->header_size, size) < 0) {
-		stream->passes = false;
+		pass_later(stream);
 		return;
 	}
 	while (n > 0 && stream->pass.gathered < size) {
@@ -553,7 +560,7 @@ static void pass_on(struct stream *stream)
 			stream->pass.gathered += (size_t)n;
 	}
 	if (n == -ENOBUFS)
-		stream->passes = false;
+		pass_later(stream);
 	else if (n < 0 && n != -ECANCELED)
 		fail(stream, (int)n);
 	/* Meanwhile it may have been taken back, and others may have come. */

@@ -25,7 +25,7 @@ def figures(mount):
 
 # What there is of a mount and of each image.
 COUNTED = [
-    "read_bytes_total", "reads_total", "reads_ring_total", "reads_parked_total",
+    "read_bytes_total", "reads_total", "reads_ring_total", "reads_parked_total", "reads_passed_total",
     "reads_random_total", "reads_hole_total", "read_errors_total", "programs_restarted_total",
     "programs_stalled_total", "skipped_bytes_total", "store_bytes_total", "programs_running",
     "memory_bytes", "open_files", "stall_seconds", "read_wait_seconds",
