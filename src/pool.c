@@ -17,6 +17,7 @@
 #define TRAILS 32
 #define RUN_MIN (64u << 10) /* shorter runs happen by accident */
 #define REFUSAL_MS 1000
+#define PAGE 4096u
 #define HOLD_MS 50 /* so long those in front wait for one who has fallen behind */
 #define ZEROS_SIZE (1u << 20)
 #define HOLES_AFTER (4u << 20) /* who has read so much on end may gain from the holes */
@@ -583,7 +584,7 @@ static int refusal_locked(struct pool *pool, const struct member *member,
 		return 0;
 	if (stalled)
 		return -ETIMEDOUT;
-	if (read->direct)
+	if (read->direct || read->size > PAGE)
 		return 0;
 	pool->refused.at_ms = 0;
 	return pool->refused.err;

@@ -150,10 +150,11 @@ def test_after_an_error_the_next_read_asks_the_store_again(fake, mounted, flags,
     mount = mounted(fake.uri, noisy=True)
     fd = os.open(mount / "a", os.O_RDONLY | flags)
     try:
+        # One request of the kernel's: of several another may still be under way.
         with pytest.raises(OSError):
-            os.pread(fd, MIB, place)
+            os.pread(fd, 65536, place)
         fake.fault(image)
-        assert os.pread(fd, MIB, place) == image.bytes(place, MIB)
+        assert os.pread(fd, 65536, place) == image.bytes(place, 65536)
     finally:
         os.close(fd)
 
@@ -215,7 +216,11 @@ def test_bytes_too_many_are_an_error(fake, mounted):
 def test_bytes_behind_the_end_once(fake, mounted, size):
     image = fake.image("a", size)
     fake.fault(image, "past=%d times=1 surplus=1" % size)
-    check(mounted(fake.uri, noisy=True) / "a", image)
+    mount = mounted(fake.uri, noisy=True)
+    # After more than one ask it is not known which answer was too long.
+    if size == SIZE:
+        assert read_error(mount / "a") in (0, errno.EIO)
+    check(mount / "a", image)
 
 
 def test_a_bad_status_after_all_the_bytes_is_an_error_of_the_copy(fake, mounted, folder):
