@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * sheep_limit HOST PORT VID OBJECTS [IN_FLIGHT [CONNECTIONS]]
+ * sheep_limit HOST PORT VID OBJECTS [IN_FLIGHT [CONNECTIONS [PIECE]]]
  *
  * The plain limit of reading a VDI of sheepdog: whole objects of 4 MiB, so many in flight
  * (4), dealt out over so many connections (4) to one gateway, received into a buffer and
- * thrown away.  Prints MB/s.
+ * thrown away.  Prints MB/s.  With PIECE, for three seconds pieces of so many bytes anywhere
+ * in the objects; prints how many came in a second.
  */
 #include <endian.h>
 #include <netdb.h>
@@ -23,6 +24,7 @@
 #define HEADER_BYTES 48
 #define READ_OBJ 0x02
 #define CONNECTIONS_MAX 64
+#define PIECE_SECONDS 3
 
 struct connection {
 	int fd;
@@ -34,7 +36,9 @@ struct connection {
 
 static struct connection connections[CONNECTIONS_MAX];
 static char waste[1 << 20];
-static uint32_t next_object, objects, vid;
+static uint32_t next_object, objects, vid, piece;
+static unsigned long done;
+static double end;
 
 static void fail(const char *what)
 {
@@ -58,19 +62,32 @@ static int connect_to(const char *host, const char *port)
 	return fd;
 }
 
-/* Ask for the next object, if there is one. */
+static double seconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec + now.tv_nsec / 1e9;
+}
+
+/* Ask for the next object, or piece, if there is one. */
 static void ask(struct connection *connection)
 {
 	uint8_t request[HEADER_BYTES] = {0x01, READ_OBJ};
-	uint32_t number = htole32(next_object), length = htole32(OBJECT_BYTES);
-	uint64_t object = htole64((uint64_t)vid << 32 | next_object);
+	uint32_t index = piece ? (uint32_t)random() % objects : next_object;
+	uint32_t number = htole32(next_object);
+	uint32_t length = htole32(piece ? piece : OBJECT_BYTES);
+	uint32_t offset =
+		piece ? htole32((uint32_t)random() % (OBJECT_BYTES / piece) * piece) : 0;
+	uint64_t object = htole64((uint64_t)vid << 32 | index);
 
-	if (next_object == objects)
+	if (piece ? seconds() >= end : next_object == objects)
 		return;
 	next_object++;
 	memcpy(request + 8, &number, sizeof(number));
 	memcpy(request + 12, &length, sizeof(length));
 	memcpy(request + 16, &object, sizeof(object));
+	memcpy(request + 40, &offset, sizeof(offset));
 	if (send(connection->fd, request, sizeof(request), 0) != HEADER_BYTES)
 		fail("cannot send");
 	connection->waiting++;
@@ -82,9 +99,9 @@ static void take_header(struct connection *connection)
 
 	memcpy(&length, connection->header + 12, sizeof(length));
 	memcpy(&result, connection->header + 16, sizeof(result));
-	if (le32toh(result) != 0 || le32toh(length) != OBJECT_BYTES)
+	if (le32toh(result) != 0 || le32toh(length) != (piece ? piece : OBJECT_BYTES))
 		fail("an object cannot be read");
-	connection->left = OBJECT_BYTES;
+	connection->left = piece ? piece : OBJECT_BYTES;
 	connection->header_used = 0;
 }
 
@@ -111,16 +128,9 @@ static void receive(struct connection *connection)
 	connection->left -= count;
 	if (connection->left == 0) {
 		connection->waiting--;
+		done++;
 		ask(connection);
 	}
-}
-
-static double seconds(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec + now.tv_nsec / 1e9;
 }
 
 int main(int argc, char **argv)
@@ -131,7 +141,9 @@ int main(int argc, char **argv)
 	double start = seconds();
 
 	if (argc < 5 || count < 1 || count > CONNECTIONS_MAX)
-		fail("usage: sheep_limit HOST PORT VID OBJECTS [IN_FLIGHT [CONNECTIONS]]");
+		fail("usage: sheep_limit HOST PORT VID OBJECTS [IN_FLIGHT [CONNECTIONS [PIECE]]]");
+	piece = argc > 7 ? atoi(argv[7]) : 0;
+	end = start + PIECE_SECONDS;
 	vid = strtoul(argv[3], NULL, 16);
 	objects = strtoul(argv[4], NULL, 10);
 	for (unsigned int i = 0; i < count; i++)
@@ -154,6 +166,9 @@ int main(int argc, char **argv)
 			if (polled[i].revents)
 				receive(&connections[i]);
 	}
-	printf("%.1f\n", objects * (OBJECT_BYTES / 1e6) / (seconds() - start));
+	if (piece)
+		printf("%.1f\n", done / (seconds() - start));
+	else
+		printf("%.1f\n", objects * (OBJECT_BYTES / 1e6) / (seconds() - start));
 	return 0;
 }

@@ -132,13 +132,16 @@ class PlainLimit(run.Way):
     name = "limit"
     title = "four READ_OBJ"
     connections = 4
+    flight = 4
+    piece = 0  # bytes; 0: whole objects
 
     def rate(self):
         host, port = self.bench.cluster.address().split(":")
         vdi = self.images[0]
         done = subprocess.run(
             [self.bench.limit_program(), host, port, self.bench.vid(vdi.name),
-             str(vdi.st_size // OBJECT), "4", str(self.connections)],
+             str(vdi.st_size // OBJECT), str(self.flight), str(self.connections),
+             str(self.piece)],
             capture_output=True, text=True, check=True, timeout=LIMIT)
         return float(done.stdout)
 
@@ -147,6 +150,19 @@ class OneLimit(PlainLimit):
     name = "limit-1"
     title = "four READ_OBJ on one connection"
     connections = 1
+
+
+class SmallLimit(PlainLimit):
+    name = "limit-4k"
+    title = "READ_OBJ of 4 KiB"
+    connections = flight = 1
+    piece = 4096
+
+
+class SmallLimit16(SmallLimit):
+    name = "limit-4k-16"
+    title = "16 READ_OBJ of 4 KiB"
+    connections = flight = 16
 
 
 def rate(way):
@@ -179,6 +195,8 @@ def random_reads(way, jobs):
     Reads a second.  sheepfs answers some of those that come at the same time with an
     error, and more of them with the bytes of others: they are counted all the same.
     """
+    if isinstance(way, PlainLimit):
+        return way.rate()
     if isinstance(way, Sheepfs):
         return run.random_reads(way, jobs, ["--continue_on_error=all"], check=False)
     return run.random_reads(way, jobs)
@@ -221,9 +239,9 @@ def all_rows():
     add((Dog, *mounts), "dd", "dd bs=1M", "MB/s", rate)
     add((PlainLimit, OneLimit), "dd", "dd bs=1M", "MB/s", rate)
     add((Dog,), "by-dog", "dd bs=1M by dog://", "MB/s", rate, ours=ByDog)
-    add(mounts, "random1", "random 4 KiB, one at a time", "/s",
+    add((*mounts, SmallLimit), "random1", "random 4 KiB, one at a time", "/s",
         lambda way: random_reads(way, 1))
-    add(mounts, "random16", "random 4 KiB, 16 at a time", "/s",
+    add((*mounts, SmallLimit16), "random16", "random 4 KiB, 16 at a time", "/s",
         lambda way: random_reads(way, 16))
     add((Dog,), "first", "first byte of 1 TiB", "ms", first_byte, images="thin")
     add((Plain,), "cp", "cp of 1 TiB, little of it data", "s", seconds_of_cp, images="thin")
