@@ -3,10 +3,15 @@
  * The thread fetches what is wanted; when there is nothing to fetch, or no room, it
  * answers what can be answered, else it waits.  An assistant answers all the while: to
  * give a reply to the kernel is to copy it into memory that is in no cache, which takes
- * longer than all the rest (measured: 1.1 to 1.2 times the rate with one).  Wanted is what somebody waits for, and what is asked
- * for ahead of them.  The asks double as the reading goes on, until one is for all the
- * rest; then the pipe alone holds the store program back.  A new ask is sent when the
- * last one is answered in full, so that what comes unasked is noticed.
+ * longer than all the rest (measured: 1.1 to 1.2 times the rate with one).  Wanted is what
+ * somebody waits for, and what is asked for ahead of them.  The asks double as the reading
+ * goes on, until one is for all the rest; then the pipe alone holds the store program
+ * back.  A new ask is sent when the last one is answered in full, so that what comes
+ * unasked is noticed.
+ *
+ * Who reads much on end, faster than it comes, and alone, is given it past the ring
+ * (pass.h): what was sent goes from the program's pipe to the kernel as it is, which saves
+ * a copy (measured: 1.3 times the rate).  The ring is filled then only while nobody waits.
  *
  * The image's last byte is given out only when the program has confirmed with its exit
  * status that all it sent is right; so a copy of the whole image ends well or not at all.
@@ -33,10 +38,7 @@
  * further ahead is random, and what lies between would be fetched for nothing.
  */
 #define GAP_READS 4
-/*
- * What is so far ahead of the image's end, and of where the stream began, goes past the
- * ring, if somebody waits for so much.
- */
+/* A read of so much, so far behind where the stream began, may go past the ring. */
 #define PASS_MIN (128u << 10)
 #define PASS_AFTER (4u << 20)
 #define PASS_AGAIN (16u << 20) /* where it did not go well, it is tried again so far on */
