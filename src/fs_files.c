@@ -181,6 +181,7 @@ struct request {
 	struct handle *handle; /* to interrupt it: when it is answered it may be closed */
 	struct image *image; /* a reference */
 	uint64_t begun_us;
+	bool counted;
 	struct fuse_out_header header; /* of the reply, if it is passed on by a pipe */
 };
 
@@ -268,12 +269,15 @@ static int errno_for_kernel(int err)
 }
 
 /* Before the reply: whoever has it may look at the figures at once. */
-static void count_read(const struct request *request, int err)
+static void count_read(struct request *request, int err)
 {
 	struct stats *all = &fs_of(request->req)->engine->stats;
 	struct stats *image = request->image->stats;
 	uint64_t time_us = clock_us() - request->begun_us;
 
+	if (request->counted)
+		return;
+	request->counted = true;
 	stats_add(all, image, COUNT_READS, 1);
 	if (err)
 		stats_add(all, image, COUNT_ERRORS, 1);

@@ -208,10 +208,11 @@ void stream_park(struct stream *stream, struct read *read)
 {
 	struct read *after = TAILQ_LAST(&stream->parked, reads);
 	uint64_t ahead = MAX(stream->ring.head, wanted_end(stream));
+	uint64_t skipped = MIN(read->offset, stream->asked_end);
 
-	if (stream->ring.head < stream->asked_end && read->offset > ahead)
+	if (skipped > ahead)
 		stats_add(&stream->engine->stats, stream->image->stats, COUNT_SKIPPED,
-			  MIN(read->offset, stream->asked_end) - ahead);
+			  skipped - ahead);
 	while (after && after->offset > read->offset)
 		after = TAILQ_PREV(after, reads, link);
 	if (after)
@@ -499,8 +500,8 @@ static bool can_pass(const struct stream *stream)
 	const struct read *read = TAILQ_FIRST(&stream->parked);
 
 	return is_passing(stream) && read && read->pass && read->size >= PASS_MIN &&
-	       read->offset == stream->ring.head &&
-	       end_of(read) < stream->image->size && is_apart(stream, read);
+	       read->offset == stream->ring.head && end_of(read) < stream->image->size &&
+	       is_apart(stream, read);
 }
 
 /* Whether the reply that was gathered can be given out. */
@@ -508,7 +509,8 @@ static bool is_still_first(const struct stream *stream)
 {
 	const struct read *read = TAILQ_FIRST(&stream->parked);
 
-	return read && pass_is_of(&stream->pass, read->header, read->header_size) &&
+	return !stream_ended(stream) && read &&
+	       pass_is_of(&stream->pass, read->header, read->header_size) &&
 	       is_apart(stream, read);
 }
 
@@ -553,7 +555,8 @@ static void pass_on(struct stream *stream)
 		pass_later(stream);
 		return;
 	}
-	while (n > 0 && stream->pass.gathered < size) {
+	/* Meanwhile it may be taken back, and others may come who need what there is. */
+	while (n > 0 && stream->pass.gathered < size && is_still_first(stream)) {
 		n = ask(stream, start + stream->pass.gathered);
 		if (!n)
 			n = source_splice(stream->source, stream->pass.fds[1],
@@ -565,8 +568,7 @@ static void pass_on(struct stream *stream)
 		pass_later(stream);
 	else if (n < 0 && n != -ECANCELED)
 		fail(stream, (int)n);
-	/* Meanwhile it may have been taken back, and others may have come. */
-	else if (n > 0 && !stream_ended(stream) && is_still_first(stream))
+	else if (stream->pass.gathered == size && is_still_first(stream))
 		give_out(stream, TAILQ_FIRST(&stream->parked));
 }
 

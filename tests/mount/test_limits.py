@@ -378,3 +378,24 @@ def test_ctrl_c_is_heard_where_the_kernel_has_a_limit(fake, mounted, kernel_limi
     wait_until(lambda: fake.marked("asked"), "the store hangs")
     cat.send_signal(signal.SIGINT)
     assert cat.wait(LIMIT) == -signal.SIGINT
+
+
+def test_a_reply_under_way_is_given_up_at_the_kernels_limit(fake, mounted, kernel_limit):
+    """One that goes past the ring, up to the end of the data of a thin image."""
+    end = 19 * MIB + 700000
+    image = fake.image("a", 64 * MIB, extents=[(0, end), (40 * MIB, MIB)], allocated=end + MIB)
+    other = fake.image("b", SIZE)
+    fake.fault(image, "at=%d drip=10000/50" % (19 * MIB))
+    mount = kernel_limit(6, lambda: mounted(fake.uri, "stall=600", noisy=True))
+    with open(mount / "a", "rb", buffering=0) as file:
+        os.lseek(file.fileno(), 0, os.SEEK_HOLE)  # has the holes be known
+        reader = subprocess.Popen(["cat", mount / "a"], stdout=subprocess.DEVNULL)
+        mount.wait_log("too slow for the kernel's limit")
+        time.sleep(3)  # meanwhile the program comes to the end of the data
+        assert (mount / "b").read_bytes() == other.bytes(0, SIZE)
+        reader.kill()
+        fake.fault(image)
+        for pid in mount.store_processes():
+            os.kill(pid, signal.SIGKILL)
+        reader.wait(LIMIT)
+        assert os.pread(file.fileno(), MIB, 40 * MIB) == image.bytes(40 * MIB, MIB)
