@@ -402,7 +402,7 @@ def draw(results, path, about):
         "set output '%s'" % str(path).replace("'", "''"), "set tmargin 3",
         "set label 'An image read by Python under eventlet, and downloaded from Glance; %s' "
         "at screen 0.5, 0.96 center noenhanced" % about.replace("'", "''"),
-        "set logscale x", "set xrange [10:100000]", "set xtics (10, 100, 1000, 10000) nomirror",
+        "set logscale x", "set xrange [10:200000]", "set xtics (10, 100, 1000, 10000) nomirror",
         "set xlabel 'MB/s'",
         "set yrange [-0.7:%d-0.3]" % len(names), "set grid xtics", "set border 1", "unset key",
         "set ytics scale 0 noenhanced (%s)" % ", ".join(
