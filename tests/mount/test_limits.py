@@ -324,12 +324,15 @@ def kernel_limit():
         pytest.skip("the kernel has no fs.fuse.max_request_timeout, or it cannot be set")
 
     def with_limit(seconds, function):
-        was = SETTING.read_text()
-        SETTING.write_text("%d\n" % seconds)
-        try:
-            return function()
-        finally:
-            SETTING.write_text(was)
+        # It is the whole machine's: one at a time.
+        with open("/tmp/imagefs-test-kernel-limit", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            was = SETTING.read_text()
+            SETTING.write_text("%d\n" % seconds)
+            try:
+                return function()
+            finally:
+                SETTING.write_text(was)
 
     return with_limit
 
