@@ -30,8 +30,8 @@ struct pass {
 
 /*
  * The most bytes of a reply that a pipe holds, its header being in a page of its own, and
- * the first of the bytes where they lie within one; 0 if
- * there is no such pipe.  As the system's limits for pipes are now (pipe(7)).
+ * the first of the bytes where they lie within one; 0 if there is no such pipe.  As the
+ * system's limits for pipes are now (pipe(7)).
  */
 size_t pass_most(void);
 
@@ -39,8 +39,8 @@ void pass_fini(struct pass *pass);
 
 /*
  * Begin a reply of @size bytes with @header, of PASS_HEADER_MAX bytes at most, into a pipe
- * in which nothing is gathered, and which is made when there is none.  Returns 0, -EMSGSIZE if it does not hold so many, or another negative
- * errno, after which it is empty.
+ * in which nothing is gathered, and which is made when there is none.  Returns 0, -EMSGSIZE
+ * if it does not hold so many, or another negative errno, after which it is empty.
  */
 int pass_begin(struct pass *pass, const void *header, size_t header_size, size_t size);
 

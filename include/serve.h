@@ -89,13 +89,6 @@ int write_all(int fd, const void *data, size_t size);
 /* The same for @length zeros. */
 int write_zeros(int fd, uint64_t length);
 
-/*
- * Make the pipe @fd as large as the system lets it, up to 1 MiB (F_SETPIPE_SZ; the limits
- * are fs/pipe-max-size and fs/pipe-user-pages-soft, pipe(7)); a refusal is no error.
- * Returns its size in bytes, or 0 if it is no pipe.
- */
-size_t pipe_enlarge(int fd);
-
 /* One image of a list.  Strings are borrowed for the call. */
 struct store_image {
 	const char *name; /* any bytes but NUL */

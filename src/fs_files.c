@@ -212,12 +212,17 @@ static void request_free(struct request *request)
  * From here on no interrupt looks at the request: taking the function away waits for one
  * that is being called.
  */
+static void request_hide(struct request *request)
+{
+	fuse_req_interrupt_func(request->req, NULL, NULL);
+	watch_remove(&fs_of(request->req)->watch, &request->watched);
+}
+
 static fuse_req_t request_end(struct request *request)
 {
 	fuse_req_t req = request->req;
 
-	fuse_req_interrupt_func(req, NULL, NULL);
-	watch_remove(&fs_of(req)->watch, &request->watched);
+	request_hide(request);
 	request_free(request);
 	return req;
 }
@@ -317,14 +322,12 @@ static int read_pass(struct read *read, int pipe)
 {
 	struct request *request = (struct request *)read;
 	fuse_req_t req = request->req;
-	struct fs *fs = fs_of(req);
 
-	fuse_req_interrupt_func(req, NULL, NULL);
-	watch_remove(&fs->watch, &request->watched);
+	request_hide(request);
 	count_read(request, 0);
 	/* ENOENT: who waited for it does no more. */
-	if (splice(pipe, NULL, fuse_session_fd(fs->session), NULL, request->header.len,
-		   0) < 0 &&
+	if (splice(pipe, NULL, fuse_session_fd(fs_of(req)->session), NULL,
+		   request->header.len, 0) < 0 &&
 	    errno != ENOENT)
 		return -errno;
 	request_free(request);

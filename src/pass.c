@@ -7,6 +7,7 @@
 
 #include "cleanup.h"
 #include "pass.h"
+#include "pipe.h"
 
 #define PAGE 4096u
 #define SPARE (2 * PAGE) /* for the header, and where bytes do not begin with a page */
@@ -16,18 +17,13 @@
 /* Make a pipe that is as large as the system lets it be. */
 static int open_pipe(struct pass *pass)
 {
-	int granted = -1;
-
 	if (pipe2(pass->fds, O_CLOEXEC | O_NONBLOCK) < 0)
 		return -errno;
-	for (int size = SIZE_MOST; granted < 0 && size >= (int)SIZE_LEAST; size /= 2)
-		granted = fcntl(pass->fds[1], F_SETPIPE_SZ, size);
-	if (granted < 0) {
-		pass_fini(pass);
-		return -ENOMEM;
-	}
-	pass->size = (size_t)granted;
-	return 0;
+	pass->size = pipe_enlarge(pass->fds[1], SIZE_MOST);
+	if (pass->size >= SIZE_LEAST)
+		return 0;
+	pass_fini(pass);
+	return -ENOMEM;
 }
 
 size_t pass_most(void)

@@ -308,12 +308,13 @@ static int add_option(struct fuse_args *args, const char *name, const char *valu
 	return fuse_opt_add_arg(args, "-o") || fuse_opt_add_arg(args, text) ? -ENOMEM : 0;
 }
 
-static int add_options(const struct options *options, const char *source,
-		       size_t request_max, struct fuse_args *args)
+static int add_options(const struct fs *fs, struct fuse_args *args)
 {
+	const struct options *options = fs->options;
+	const char *source = fs->engine->store->source;
 	char limit[32];
 
-	snprintf(limit, sizeof(limit), "%zu", request_max);
+	snprintf(limit, sizeof(limit), "%zu", fs->request_max);
 	if (fuse_opt_add_arg(args, "imagefs") || fuse_opt_add_arg(args, "-oro") ||
 	    fuse_opt_add_arg(args, "-osubtype=imagefs") ||
 	    add_option(args, "max_read", limit) < 0 ||
@@ -410,8 +411,7 @@ static void unmount_session(struct fs *fs)
 static int mount_session(struct fs *fs)
 {
 	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
-	int ret = add_options(fs->options, fs->engine->store->source, fs->request_max,
-			      &args);
+	int ret = add_options(fs, &args);
 
 	if (!ret) {
 		fs->session = fuse_session_new(&args, &fs_operations,

@@ -652,18 +652,24 @@ static void wait_for_work(struct stream *stream, bool rests)
 		stream->ending = true;
 }
 
-/* Answer one read, or wait for something to do. */
-static void answer_or_wait(struct stream *stream, bool rests)
+/* Fetch what is wanted, or see to the rest. */
+static void fetch_or_wait(struct stream *stream, size_t room)
 {
-	if (!answer_one(stream))
-		wait_for_work(stream, rests);
+	uint64_t left = stream->image->size - stream->ring.head;
+	size_t least = is_waited_for(stream) ? FETCH_WAITED_MIN : FETCH_MIN;
+	bool wants = wants_more(stream) && room >= MIN((uint64_t)least, left);
+	size_t size = wants ? fetch_size(stream, room) : 0;
+
+	if (size)
+		fetch(stream, size);
+	else if (!answer_one(stream))
+		wait_for_work(stream, wants);
 }
 
 static void step(struct stream *stream)
 {
 	uint64_t left = stream->image->size - stream->ring.head;
-	size_t room, least, size = 0;
-	bool wants;
+	size_t room;
 
 	fit_ring(stream);
 	room = make_room(stream);
@@ -674,20 +680,14 @@ static void step(struct stream *stream)
 		}
 		pthread_cond_signal(&stream->answers);
 	}
-	least = is_waited_for(stream) ? FETCH_WAITED_MIN : FETCH_MIN;
-	wants = wants_more(stream) && room >= MIN((uint64_t)least, left);
-	if (wants)
-		size = fetch_size(stream, room);
 	if (!left && !stream->confirmed)
 		finish(stream);
 	else if (must_skip(stream) && !skip(stream))
 		wait_for_work(stream, false);
 	else if (can_pass(stream))
 		pass_on(stream);
-	else if (size)
-		fetch(stream, size);
 	else
-		answer_or_wait(stream, wants);
+		fetch_or_wait(stream, room);
 }
 
 void stream_run(struct stream *stream)

@@ -27,6 +27,7 @@
 #include "cleanup.h"
 #include "clock.h"
 #include "environment.h"
+#include "pipe.h"
 #include "warden.h"
 
 #define MESSAGE_MAX 65536
@@ -472,14 +473,6 @@ static int send_message(struct warden *warden, char *text, size_t size, const in
 	return sendmsg(warden->socket, &message, MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
-/* A larger pipe means fewer, larger reads; root may go to fs/pipe-max-size. */
-static void enlarge(int fd)
-{
-	for (int size = 1 << 20; size > 1 << 16; size >>= 1)
-		if (fcntl(fd, F_SETPIPE_SZ, size) >= 0)
-			return;
-}
-
 int warden_spawn(struct warden *warden, const char *const *argv, struct child *ret_child)
 {
 	CLEANUP(freep) char *text = malloc(MESSAGE_MAX);
@@ -508,7 +501,8 @@ int warden_spawn(struct warden *warden, const char *const *argv, struct child *r
 		child_kill(&child);
 		return ret == -EPIPE ? -ECONNRESET : ret;
 	}
-	enlarge(child.out);
+	/* A larger pipe means fewer, larger reads. */
+	pipe_enlarge(child.out, PIPE_BYTES);
 	fcntl(child.out, F_SETFL, O_NONBLOCK);
 	fcntl(child.err, F_SETFL, O_NONBLOCK);
 	*ret_child = child;

@@ -29,6 +29,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "pipe.h"
 #include "serve.h"
 
 #define SHORT_BYTES ((size_t)16 << 10) /* answers up to that are sent together */
@@ -452,7 +453,7 @@ static int dir_read(const char *uri, const char *id)
 
 	if (status != STORE_OK)
 		return status;
-	pipe_enlarge(STDOUT_FILENO);
+	pipe_enlarge(STDOUT_FILENO, PIPE_BYTES);
 	status = store_serve_batches(dir_answer, dir_flush, &image);
 	if (status == STORE_OK)
 		status = check_version(&image);

@@ -13,6 +13,7 @@
 #include "cleanup.h"
 #include "glance-serving.h"
 #include "glance.h"
+#include "pipe.h"
 #include "serve.h"
 
 #define SPLICE_AT_ONCE ((uint64_t)16 << 20) /* before others have their turn */
@@ -276,7 +277,7 @@ static int serve_image(struct serving *serving)
 	int in, out, status;
 
 	serving->asks.fd = STDIN_FILENO;
-	serving->is_pipe = pipe_enlarge(STDOUT_FILENO) > 0;
+	serving->is_pipe = pipe_enlarge(STDOUT_FILENO, PIPE_BYTES) > 0;
 	in = store_make_nonblocking(STDIN_FILENO);
 	out = store_make_nonblocking(STDOUT_FILENO);
 	status = serve(serving);

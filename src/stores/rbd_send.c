@@ -18,6 +18,7 @@
 
 #include "cleanup.h"
 #include "imagefs-store.h"
+#include "pipe.h"
 #include "rbd-send.h"
 #include "serve.h"
 
@@ -194,7 +195,7 @@ int ceph_send(struct ceph_queue *queue, struct ceph_guard **guard)
 		.queue = queue,
 		.guard = guard,
 		.status = STORE_OK,
-		.pipe_bytes = pipe_enlarge(STDOUT_FILENO),
+		.pipe_bytes = pipe_enlarge(STDOUT_FILENO, PIPE_BYTES),
 	};
 	struct ceph_segment *segment;
 

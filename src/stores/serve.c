@@ -19,7 +19,6 @@
 
 #include "serve.h"
 
-#define PIPE_BYTES ((size_t)1 << 20)
 
 static struct {
 	int error; /* negative errno of the first write that failed; nothing is written
@@ -133,21 +132,6 @@ int write_zeros(int fd, uint64_t length)
 		}
 	}
 	return 0;
-}
-
-size_t pipe_enlarge(int fd)
-{
-	int now = fcntl(fd, F_GETPIPE_SZ);
-
-	if (now < 0)
-		return 0;
-	for (size_t size = PIPE_BYTES; size > (size_t)now; size /= 2) {
-		int granted = fcntl(fd, F_SETPIPE_SZ, (int)size);
-
-		if (granted >= 0)
-			return granted;
-	}
-	return now;
 }
 
 /*

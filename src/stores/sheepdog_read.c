@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "imagefs-store.h"
+#include "pipe.h"
 #include "serve.h"
 #include "sheepdog.h"
 #include "sheepdog-image.h"
@@ -562,7 +563,7 @@ static int serve_image(struct sheep_image *image)
 	serving->image = image;
 	serving->cluster = sheep_image_cluster(image);
 	serving->asks.fd = STDIN_FILENO;
-	serving->is_pipe = pipe_enlarge(STDOUT_FILENO) > 0;
+	serving->is_pipe = pipe_enlarge(STDOUT_FILENO, PIPE_BYTES) > 0;
 	for (size_t i = 0; i < PLACES; i++) {
 		serving->places[i].buffer = memory + i * PIECE_BYTES;
 		serving->free[serving->free_count++] = &serving->places[i];

@@ -16,6 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "pipe.h"
 #include "serve.h"
 
 /* What a program did that ran in a process of its own. */
@@ -788,12 +789,12 @@ static void a_pipe_is_enlarged_and_nothing_else(void **state)
 	size_t size;
 
 	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
-	size = pipe_enlarge(fds[1]);
+	size = pipe_enlarge(fds[1], PIPE_BYTES);
 	assert_int_equal(size, fcntl(fds[0], F_GETPIPE_SZ));
 	assert_true(size >= 4096);
-	assert_int_equal(pipe_enlarge(fds[0]), size);
-	assert_int_equal(pipe_enlarge(file), 0);
-	assert_int_equal(pipe_enlarge(-1), 0);
+	assert_int_equal(pipe_enlarge(fds[0], PIPE_BYTES), size);
+	assert_int_equal(pipe_enlarge(file, PIPE_BYTES), 0);
+	assert_int_equal(pipe_enlarge(-1, PIPE_BYTES), 0);
 	close(fds[0]);
 	close(fds[1]);
 	close(file);
