@@ -37,6 +37,8 @@ struct image {
 	LIST_ENTRY(image) link; /* the file system's, as the next */
 	uint64_t lookups; /* that the kernel remembers */
 	struct stats *_Atomic stats; /* from image_count() on; NULL: nobody opened it */
+	/* When and where the tries to read it were used up, without a byte since; 0: never. */
+	atomic_uint_least64_t failed_ms, failed_at;
 	pthread_mutex_t lock; /* guards the rest */
 	char *error; /* what went wrong last, or NULL */
 };

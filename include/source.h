@@ -6,8 +6,9 @@
  * What a program sent is taken as it comes.  A program that ends early, that sends what
  * nobody asked for or that exits with an error is started again and asked for what is
  * missing from the exact byte, SOURCE_TRIES times in a row at most without a byte
- * between, and not when half of the store's stall limit has passed without one, after
- * pauses that grow from 100 ms; one that sends too much, or that fails after all was
+ * between, and not when half of the store's stall limit has passed without one, or when
+ * all tries at that place of the image were used up less than a second ago; after pauses
+ * that grow from 100 ms; one that sends too much, or that fails after all was
  * sent, SOURCE_TRIES times in all.  A program that gives nothing for the store's stall
  * limit is killed, and that is final.
  *

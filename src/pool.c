@@ -17,7 +17,6 @@
 #define TRAILS 32
 #define RUN_MIN (64u << 10) /* shorter runs happen by accident */
 #define REFUSAL_MS 1000
-#define PAGE 4096u
 #define HOLD_MS 50 /* so long those in front wait for one who has fallen behind */
 #define ZEROS_SIZE (1u << 20)
 #define HOLES_AFTER (4u << 20) /* who has read so much on end may gain from the holes */
@@ -194,18 +193,33 @@ static void note_member(struct member *member, const struct read *read)
 	member->read_ms = clock_ms();
 }
 
+/*
+ * Reads within [@start, @end) are refused for some time.  One read of an application is
+ * several of the kernel's, which fail one after the other: what joins is refused together.
+ */
+static void refuse(struct pool *pool, int err, uint64_t start, uint64_t end)
+{
+	uint64_t at_ms = pool->refused.at_ms, now = clock_ms();
+
+	if (at_ms && now < at_ms + REFUSAL_MS && err == pool->refused.err &&
+	    start <= pool->refused.end && end >= pool->refused.start) {
+		start = MIN(start, pool->refused.start);
+		end = MAX(end, pool->refused.end);
+	}
+	pool->refused.start = start;
+	pool->refused.end = end;
+	pool->refused.at_ms = now;
+	pool->refused.err = err;
+}
+
 /* As struct owner says. */
 static void note_failed(void *context, int err, bool lost, uint64_t start, uint64_t end)
 {
 	struct pool *pool = context;
 
 	/* That is ours, and may be had at once. */
-	if (err != -ENOMEM) {
-		pool->refused.start = start;
-		pool->refused.end = end;
-		pool->refused.at_ms = clock_ms();
-		pool->refused.err = err;
-	}
+	if (err != -ENOMEM)
+		refuse(pool, err, start, end);
 	if (!lost)
 		return;
 	pool->err = err;
@@ -584,7 +598,7 @@ static int refusal_locked(struct pool *pool, const struct member *member,
 		return 0;
 	if (stalled)
 		return -ETIMEDOUT;
-	if (read->direct || read->size > PAGE)
+	if (read->direct)
 		return 0;
 	pool->refused.at_ms = 0;
 	return pool->refused.err;

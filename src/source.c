@@ -15,6 +15,8 @@
 
 #define FIRST_PAUSE_MS 100
 #define LONGEST_PAUSE_MS 5000
+#define FAILED_MS 1000
+#define FAILED_NEAR (1u << 20)
 #define RATE_ASK (256u << 10) /* answers from that size on tell of the rate */
 #define RATE_BYTES (4u << 20)
 
@@ -156,6 +158,22 @@ static bool has_waited_long(const struct source *source, const unsigned int *fai
 }
 
 /*
+ * Whether all tries there were used up a moment ago.  The kernel asks again for what has
+ * failed, and who got a part of what he read asks for the rest: that is no reason to go
+ * through all of them again.
+ */
+static bool has_just_failed(struct source *source, const unsigned int *failures)
+{
+	const struct image *image = source->image;
+	uint64_t failed_ms = image->failed_ms, failed_at = image->failed_at;
+	uint64_t at = position(source);
+
+	return failures == &source->failures && failed_ms &&
+	       clock_ms() < failed_ms + FAILED_MS && at + FAILED_NEAR >= failed_at &&
+	       at <= failed_at + FAILED_NEAR;
+}
+
+/*
  * The program did not do its part: it is ended, and another is to be started after a
  * pause.  @what says what it did, @failures counts how often in a row.  Drops the lock.
  * Returns 0, or the final error.
@@ -165,8 +183,13 @@ static int note_failure(struct source *source, const char *what, int err, bool m
 {
 	const char *said = source->reader ? reader_text(source->reader) : "";
 	uint64_t pause = FIRST_PAUSE_MS, at = position(source);
-	bool again = may_retry && *failures < SOURCE_TRIES;
+	bool again = may_retry && *failures < SOURCE_TRIES &&
+		     !has_just_failed(source, failures);
 
+	if (may_retry && !again && failures == &source->failures) {
+		source->image->failed_at = at;
+		source->image->failed_ms = clock_ms();
+	}
 	if (again && has_waited_long(source, failures)) {
 		again = false;
 		err = -ETIMEDOUT;
@@ -345,6 +368,7 @@ static void take_bytes(struct source *source, size_t size)
 
 	count_up(source, COUNT_RECEIVED, size);
 	source->failures = 0;
+	source->image->failed_ms = 0;
 	source->waited_ms = 0;
 	source->last_ms = now;
 	if (source->started_us)
