@@ -24,6 +24,7 @@
 /* A run of reads, one after the other, that no stream answered; or where one ended. */
 struct trail {
 	uint64_t start, end;
+	size_t first; /* the size of its first read */
 	uint64_t used; /* by the pool's count of reads; 0: unused */
 };
 
@@ -119,12 +120,13 @@ static struct trail *oldest_trail(struct pool *pool)
 
 static void note_end(struct pool *pool, uint64_t offset)
 {
-	*oldest_trail(pool) = (struct trail){offset, offset, ++pool->reads};
+	*oldest_trail(pool) = (struct trail){offset, offset, 0, ++pool->reads};
 }
 
 /*
  * Note a read.  Returns whether it goes on where earlier ones ended, which together are so
- * long that it is no accident.
+ * long that it is no accident, and no single read of an application that the kernel has cut
+ * in two.
  */
 static bool runs_on(struct pool *pool, const struct read *read)
 {
@@ -137,16 +139,18 @@ static bool runs_on(struct pool *pool, const struct read *read)
 		if (!trail->used)
 			continue;
 		if (read->offset == trail->end) {
-			*trail = (struct trail){trail->start, end, pool->reads};
-			return end - trail->start >= RUN_MIN;
+			trail->end = end;
+			trail->used = pool->reads;
+			return end - trail->start >= MAX(RUN_MIN, 2 * trail->first);
 		}
 		/* Two reads of one run that came in the wrong order. */
 		if (end == trail->start) {
-			*trail = (struct trail){read->offset, trail->end, pool->reads};
+			*trail = (struct trail){read->offset, trail->end, trail->first,
+						pool->reads};
 			return false;
 		}
 	}
-	*oldest_trail(pool) = (struct trail){read->offset, end, pool->reads};
+	*oldest_trail(pool) = (struct trail){read->offset, end, read->size, pool->reads};
 	return false;
 }
 
