@@ -134,16 +134,34 @@ if [ "${1:-}" = list ]; then
 	exit 0
 fi
 install || { echo "the packages cannot be installed" >&2; exit 1; }
-failed=()
+# Run one step, seen here and kept in @logs.  It may leave processes behind that hold on to
+# its output, hence no pipe.
+run() {
+	timeout 1200 bash -c "$(declare -f); steps=(); step_$1" \
+		</dev/null >"$logs/$1" 2>&1 &
+	local pid=$! status
+	tail -n +1 -s 0.2 -f --pid=$pid "$logs/$1" &
+	wait $pid
+	status=$?
+	wait $!
+	return $status
+}
+
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+failed=() times=()
 for step in "${@:-${steps[@]}}"; do
 	echo "== $step"
 	begun=$SECONDS
-	timeout 1200 bash -c "$(declare -f); steps=(); step_$step" </dev/null ||
-		failed+=("$step")
-	echo "== $step: $((SECONDS - begun)) s"
+	run "$step" || failed+=("$step")
+	times+=("$step $((SECONDS - begun))")
+	echo "== ${times[-1]} s"
 done
-if [ ${#failed[@]} -gt 0 ]; then
-	echo "FAILED: ${failed[*]}"
-	exit 1
-fi
+(IFS=, && echo "seconds: ${times[*]}")
+# The reasons come last: the end is what a CI keeps.
+for step in "${failed[@]}"; do
+	echo "FAILED: $step"
+	grep -E '^(FAILED|ERROR) ' "$logs/$step" | sort -u | cut -c 1-200 | tail -n 4
+done
+[ ${#failed[@]} -eq 0 ] || exit 1
 echo "all passed in $SECONDS s"
