@@ -137,6 +137,7 @@ install || { echo "the packages cannot be installed" >&2; exit 1; }
 # Run one step, seen here and kept in @logs.  It may leave processes behind that hold on to
 # its output, hence no pipe.
 run() {
+	: >"$logs/$1"
 	timeout 1200 bash -c "$(declare -f); steps=(); step_$1" \
 		</dev/null >"$logs/$1" 2>&1 &
 	local pid=$! status

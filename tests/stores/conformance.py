@@ -13,6 +13,7 @@ The store's images must not change meanwhile.  At most a few MiB of an image are
 
 import argparse
 import contextlib
+import fcntl
 import json
 import math
 import os
@@ -31,6 +32,7 @@ ID_MAX = 4096
 LINE_MAX = 1 << 20
 SIZE_MAX = (1 << 63) - 1
 PREFIX = 4 << 20  # bytes from an image's beginning that rules compare with
+HELD = 256 << 10  # bytes that are kept in a pipe meanwhile
 LOOK_AT = 16  # images that rules go through
 PATIENCE = 30  # seconds at least for what rules need, but are not about
 ZEROS_READ = 32 << 20  # bytes read to see that they are zeros
@@ -109,10 +111,13 @@ class Run:
     def end_input(self):
         self.stdin.close()
 
-    def _some(self, most, end, what):
-        """Up to @most bytes, b"" at the end of output."""
-        if not select.select([self.stdout], [], [], max(0, end - time.monotonic()))[0]:
+    def wait_output(self, what):
+        if not select.select([self.stdout], [], [], self.limit)[0]:
             raise Wrong(f"{what}, nothing more came for {self.limit} s")
+
+    def _some(self, most, what):
+        """Up to @most bytes, b"" at the end of output."""
+        self.wait_output(what)
         return os.read(self.stdout.fileno(), most)
 
     def take(self, length):
@@ -120,7 +125,7 @@ class Run:
         pieces, left = [], length
         while left:
             what = f"{length - left} bytes into an answer of {length}"
-            piece = self._some(min(left, 1 << 20), time.monotonic() + self.limit, what)
+            piece = self._some(min(left, 1 << 20), what)
             if not piece:
                 raise Wrong(f"output ended {what}; {self.ending()}")
             pieces.append(piece)
@@ -133,7 +138,7 @@ class Run:
         pieces, total = [], 0
         what = "after its end of input, output stays open"
         while True:
-            piece = self._some(1 << 20, time.monotonic() + self.limit, what)
+            piece = self._some(1 << 20, what)
             if not piece:
                 return b"".join(pieces)
             pieces.append(piece)
@@ -165,6 +170,36 @@ class Run:
         status = self.wait()
         if status != 0:
             raise Wrong(f"at its end of input {self.ending()}")
+
+
+class Held:
+    """A pipe that holds @length bytes of a program's output as they are, not copies."""
+
+    def __init__(self, length):
+        self.out, self.into = os.pipe()
+        fcntl.fcntl(self.into, fcntl.F_SETPIPE_SZ, 2 * length)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        os.close(self.out)
+        os.close(self.into)
+
+    def take_from(self, run, length):
+        while length:
+            run.wait_output("an answer is under way")
+            moved = os.splice(run.stdout.fileno(), self.into, length, flags=os.SPLICE_F_NONBLOCK)
+            if not moved:
+                raise Wrong(f"output ended, {run.ending()}")
+            length -= moved
+
+    def read(self, length):
+        pieces = []
+        while length:
+            pieces.append(os.read(self.out, length))
+            length -= len(pieces[-1])
+        return b"".join(pieces)
 
 
 class Store:
@@ -598,6 +633,23 @@ def read_both(store):
             expect(run.take(len(prefix)), prefix, "read by two at once")
         for run in (one, other):
             run.finish()
+
+
+@rule("read: what was written stays as it is, moved on from pipe to pipe")
+def read_moved(store):
+    image = store.image()
+    prefix = store.prefix(image)
+    length = min(len(prefix), HELD)
+    with store.read(image) as run, Held(length) as held:
+        run.ask((0, len(prefix)))
+        held.take_from(run, length)
+        run.take(len(prefix) - length)
+        # Other bytes for what may be used again.
+        for offset in range(min(4096, length - 1), length, max(1, length // 8)):
+            run.ask((offset, len(prefix) - offset))
+            run.take(len(prefix) - offset)
+        expect(held.read(length), prefix[:length], "the beginning, kept in a pipe")
+        run.finish()
 
 
 @rule("read: ends when nobody reads the answer")

@@ -99,6 +99,20 @@ IGNORE = """    os.dup2(os.open("/dev/null", os.O_WRONLY), 1)"""
 # A process that ends with its test: when the program's file is gone.
 LINGER = """["sh", "-c", "while [ -e $0 ]; do sleep 0.1; done", __file__]"""
 
+# The pipe is given the pages of a buffer that is used again once the pipe is empty.
+LEND = """import array, ctypes, fcntl, mmap, termios
+    libc = ctypes.CDLL(None)
+    memory = globals().setdefault("memory", mmap.mmap(-1, 1 << 20))
+    at = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    memory[:length] = data[offset : offset + length]
+    while length > 0:
+        part = (ctypes.c_size_t * 2)(at, length)
+        sent = libc.vmsplice(1, part, 1, 0)
+        at, length = at + sent, length - sent
+    held = array.array("i", [1])
+    while held[0]:
+        fcntl.ioctl(1, termios.FIONREAD, held)"""
+
 # The rule that is broken, what is replaced in the program, by what, and what is then said.
 SPOILT = [
     ("unknown_call", 'fail(64, "unknown call")', "sys.exit(0)", "exited 0, not 64"),
@@ -213,6 +227,7 @@ SPOILT = [
         "import fcntl; lock = open(__file__); fcntl.flock(lock, 2)\n    " + FOR_LINE,
         "nothing more came",
     ),
+    ("read_moved", ANSWER, LEND, "the beginning, kept in a pipe: byte"),
     ("read_unread", IGNORE, "    " + HANG, "still runs"),
     (
         "read_killed",
