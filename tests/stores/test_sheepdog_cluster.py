@@ -48,6 +48,8 @@ def cluster():
 def any_cluster(request):
     """Survives the death of one of its four nodes."""
     with cluster_of(nodes=4, copies=request.param) as cluster:
+        if ":" in request.param:
+            cluster.keep_strips()
         yield cluster
 
 
