@@ -17,6 +17,7 @@
 #include <sys/uio.h>
 
 #define PASS_HEADER_MAX 16
+#define PASS_MIN ((size_t)128 << 10) /* a reply that is worth it, in bytes */
 
 struct pass {
 	int fds[2]; /* of the pipe; -1: none */

@@ -32,6 +32,13 @@ struct member {
 	uint64_t run_start; /* where the first of them was */
 	uint64_t read_ms; /* when it last read */
 	bool runs; /* its last reads came one after the other */
+	/* Of those that no stream answered: what was read on end last, and before that. */
+	struct {
+		uint64_t start, end;
+	} run, run_before;
+	int64_t stride; /* from that to the one before it, */
+	uint64_t length; /* which was so long */
+	unsigned int times; /* that both were the same */
 };
 
 /*

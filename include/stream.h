@@ -62,6 +62,17 @@ bool stream_unpark(struct stream *stream, const struct read *read);
 /* From now on, do not ask for what @extents, of which a reference is kept, says is zeros. */
 void stream_set_extents(struct stream *stream, struct extents *extents);
 
+/* Whether it does nothing but read runs ahead, and has what it asked for. */
+bool stream_rests(const struct stream *stream);
+
+/*
+ * It is new, or rests, and is from now on for runs of @length bytes: one at @start, and each
+ * @stride bytes behind (or before) the one before it.  No more is asked for, and the next
+ * one is as soon as the last one was read.
+ */
+void stream_set_runs(struct stream *stream, uint64_t start, uint64_t length,
+		     int64_t stride);
+
 /*
  * Memory is short: end it if it has more than the others leave it, and nobody has read
  * from it for a moment.  Returns whether that was done.

@@ -3,6 +3,8 @@
  * Whoever parks a read asks the program for it, so that the lane's thread has only answers
  * to take; it takes as many small ones at once as have come.
  *
+ * Large answers go from the program's pipe to the kernel as they are (pass.h).
+ *
  * Answers have no names: they come in the order of asking.  So a read that is given up
  * (an interrupt) leaves its ask in its place, and its bytes are thrown away.
  */
@@ -13,6 +15,7 @@
 #include "cleanup.h"
 #include "clock.h"
 #include "lane.h"
+#include "pass.h"
 #include "source.h"
 
 #define BUFFER_SIZE (128u << 10)
@@ -45,6 +48,8 @@ struct lane {
 	bool taking; /* somebody does, and the rest is his own */
 	unsigned char *data; /* from the first ask's first byte on */
 	size_t room, have;
+	struct pass pass; /* the bytes that follow those */
+	bool never_passes; /* it did not go well */
 };
 
 int lane_new(struct engine *engine, struct image *image, pthread_mutex_t *lock,
@@ -69,6 +74,7 @@ int lane_new(struct engine *engine, struct image *image, pthread_mutex_t *lock,
 	lane->lock = lock;
 	lane->owner = owner;
 	lane->used_ms = clock_ms();
+	lane->pass = PASS_INIT;
 	TAILQ_INIT(&lane->asks);
 	cond_init(&lane->unattended);
 	engine_ring_changes(engine, image->stats, 0, lane->room);
@@ -84,6 +90,7 @@ void lane_free(struct lane *lane)
 	engine_ring_changes(lane->engine, lane->image->stats, lane->room, 0);
 	source_free(lane->source);
 	pthread_cond_destroy(&lane->unattended);
+	pass_fini(&lane->pass);
 	free(lane->data);
 	free(lane);
 }
@@ -229,6 +236,7 @@ static void fail_first(struct lane *lane, size_t count, int err)
 	while (count-- && !TAILQ_EMPTY(&lane->asks))
 		take_first(lane, &failed);
 	lane->have = 0;
+	pass_fini(&lane->pass);
 	answer(lane, &failed, err);
 }
 
@@ -300,6 +308,80 @@ static size_t deliver(struct lane *lane)
 	return count;
 }
 
+/* Whether all of the first answer is yet to come, and is worth a pipe. */
+static bool can_pass(const struct lane *lane)
+{
+	const struct ask *ask = TAILQ_FIRST(&lane->asks);
+
+	return ask && ask->read && ask->read->pass && ask->size >= PASS_MIN &&
+	       lane->sent && !lane->have && !lane->pass.gathered && !lane->never_passes;
+}
+
+/* Whether the reply that was gathered can be given out. */
+static bool is_still_wanted(const struct lane *lane)
+{
+	const struct read *read = TAILQ_FIRST(&lane->asks)->read;
+
+	return !lane->ending && read &&
+	       pass_is_of(&lane->pass, read->header, read->header_size);
+}
+
+/* Give out what was gathered for the first ask.  Returns 0 or a final error. */
+static int give_out(struct lane *lane)
+{
+	struct asks done = TAILQ_HEAD_INITIALIZER(done);
+	struct ask *ask = TAILQ_FIRST(&lane->asks);
+	int ret;
+
+	take_first(lane, &done);
+	lane->used_ms = clock_ms();
+	pthread_mutex_unlock(lane->lock);
+	ret = ask->read->pass(ask->read, lane->pass.fds[0]);
+	pthread_mutex_lock(lane->lock);
+	if (!ret) {
+		pass_done(&lane->pass);
+		stats_add(&lane->engine->stats, lane->image->stats, COUNT_PASSED, 1);
+		free(ask);
+		return 0;
+	}
+	/* The kernel is short of memory for it. */
+	lane->never_passes = true;
+	TAILQ_INSERT_HEAD(&lane->asks, ask, link);
+	lane->count++;
+	lane->sent++;
+	return pass_is_whole(&lane->pass) ? 0 : -EIO;
+}
+
+/*
+ * Have the first answer go to the kernel from pipe to pipe.  If that does not come about,
+ * what was gathered is read from there.  Returns 0 or a final error.
+ */
+static int pass_on(struct lane *lane)
+{
+	const struct ask *ask = TAILQ_FIRST(&lane->asks);
+	size_t size = ask->size;
+	ssize_t n = 1;
+
+	if (pass_begin(&lane->pass, ask->read->header, ask->read->header_size, size) <
+	    0) {
+		lane->never_passes = true;
+		return 0;
+	}
+	while (n > 0 && lane->pass.gathered < size && is_still_wanted(lane)) {
+		n = source_splice(lane->source, lane->pass.fds[1],
+				  size - lane->pass.gathered);
+		if (n > 0)
+			lane->pass.gathered += (size_t)n;
+	}
+	if (n == -ENOBUFS)
+		lane->never_passes = true;
+	else if (n < 0 && n != -ECANCELED)
+		return (int)n;
+	else if (lane->pass.gathered == size && is_still_wanted(lane))
+		return give_out(lane);
+	return 0;
+}
+
 /* Take what the program sends.  Returns 0 or a final error. */
 static int receive(struct lane *lane)
 {
@@ -311,7 +393,8 @@ static int receive(struct lane *lane)
 	if (ret < 0)
 		return ret;
 	iov = (struct iovec){lane->data + lane->have, wanted(lane)};
-	n = source_readv(lane->source, &iov, 1, idle_ms);
+	n = lane->pass.gathered ? pass_readv(&lane->pass, &iov, 1)
+				: source_readv(lane->source, &iov, 1, idle_ms);
 	if (n < 0)
 		return n == -ECANCELED ? 0 : (int)n;
 	lane->have += (size_t)n;
@@ -376,7 +459,7 @@ void lane_run(struct lane *lane)
 		lane->taking = true;
 		ret = send_asks(lane);
 		if (!ret)
-			ret = receive(lane);
+			ret = can_pass(lane) ? pass_on(lane) : receive(lane);
 		/* Without memory an answer under way cannot be read to its end. */
 		if (ret == -ENOMEM)
 			lane->ending = true;

@@ -17,6 +17,8 @@
 #define TRAILS 32
 #define RUN_MIN (64u << 10) /* shorter runs happen by accident */
 #define REFUSAL_MS 1000
+#define STRIDE_MIN (128u << 10) /* shorter runs are not worth reading ahead of */
+#define STRIDES 1 /* times that a distance was the same as the one before */
 #define HOLD_MS 50 /* so long those in front wait for one who has fallen behind */
 #define ZEROS_SIZE (1u << 20)
 #define HOLES_AFTER (4u << 20) /* who has read so much on end may gain from the holes */
@@ -152,6 +154,41 @@ static bool runs_on(struct pool *pool, const struct read *read)
 	}
 	*oldest_trail(pool) = (struct trail){read->offset, end, read->size, pool->reads};
 	return false;
+}
+
+/*
+ * Note a read that no stream answers.  Returns whether such reads have come in runs of one
+ * length, at one distance from one another, and this one begins, at *@ret_start, another.
+ * What the kernel makes of one read may come in any order.
+ */
+static bool strides_on(struct member *member, const struct read *read,
+		       uint64_t *ret_start)
+{
+	uint64_t end = read->offset + read->size;
+	uint64_t length = member->run.end - member->run.start;
+	int64_t stride = (int64_t)(member->run.start - member->run_before.start);
+
+	if (read->offset == member->run.end) {
+		member->run.end = end;
+		return false;
+	}
+	if (end == member->run.start) {
+		member->run.start = read->offset;
+		return false;
+	}
+	if (stride == member->stride && length == member->length)
+		member->times++;
+	else
+		member->times = 0;
+	member->stride = stride;
+	member->length = length;
+	member->run_before.start = member->run.start;
+	member->run_before.end = member->run.end;
+	member->run.start = read->offset;
+	member->run.end = end;
+	*ret_start = member->run_before.start + (uint64_t)stride;
+	return member->times >= STRIDES && length >= STRIDE_MIN &&
+	       read->offset >= *ret_start && end <= *ret_start + length;
 }
 
 /* ---- members ---- */
@@ -535,21 +572,44 @@ static bool make_place_locked(struct pool *pool)
 
 /* ---- reads ---- */
 
+/* A stream that reads runs like the last ones of @member ahead, from @start on, or NULL. */
+static struct stream *begin_runs_locked(struct pool *pool, const struct member *member,
+					uint64_t start)
+{
+	struct stream *stream = NULL;
+	struct runner *runner;
+
+	TAILQ_FOREACH (runner, &pool->streams, link) {
+		if (is_good_for(runner, member) && stream_rests(runner->stream)) {
+			stream = runner->stream;
+			break;
+		}
+	}
+	if (!stream && make_place_locked(pool))
+		open_stream_locked(pool, start, &stream);
+	if (stream)
+		stream_set_runs(stream, start, member->length, member->stride);
+	return stream;
+}
+
 /* Choose a stream for a read that none has.  NULL: none fits, it is for a lane. */
-static struct stream *choose_stream_locked(struct pool *pool, const struct member *member,
+static struct stream *choose_stream_locked(struct pool *pool, struct member *member,
 					   const struct read *read)
 {
 	bool begins = !read->offset && !pool->begun;
 	bool ends = pool->doubt && read->offset + read->size == pool->image->size;
 	struct stream *stream = NULL;
 	struct runner *runner;
+	uint64_t start;
+	bool strides;
 
 	TAILQ_FOREACH (runner, &pool->streams, link) {
 		if (is_good_for(runner, member) && stream_reaches(runner->stream, read))
 			return runner->stream;
 	}
+	strides = strides_on(member, read, &start);
 	if (!runs_on(pool, read) && !begins && !ends)
-		return NULL;
+		return strides ? begin_runs_locked(pool, member, start) : NULL;
 	pool->begun = pool->begun || begins;
 	TAILQ_FOREACH (runner, &pool->streams, link) {
 		if (is_good_for(runner, member) && stream_can_skip(runner->stream, read))
@@ -609,7 +669,7 @@ static int refusal_locked(struct pool *pool, const struct member *member,
 }
 
 /* Have the read answered later.  Returns 0 or a negative errno. */
-static int park_locked(struct pool *pool, const struct member *member, struct read *read)
+static int park_locked(struct pool *pool, struct member *member, struct read *read)
 {
 	bool ends = pool->doubt && read->offset + read->size == pool->image->size;
 	struct stream *stream;

@@ -38,13 +38,13 @@
  * further ahead is random, and what lies between would be fetched for nothing.
  */
 #define GAP_READS 4
-/* A read of so much, so far behind where the stream began, may go past the ring. */
-#define PASS_MIN (128u << 10)
+/* So far behind where the stream began reads may go past the ring. */
 #define PASS_AFTER (4u << 20)
 #define PASS_AGAIN (16u << 20) /* where it did not go well, it is tried again so far on */
 #define PASS_REST_MS 2 /* who reads nothing for so long has the ring filled meanwhile */
 #define RESTS_MS \
 	100 /* who does not read for so long may have his memory given to others */
+#define CROSS_AFTER (1u << 20) /* who has read so much on end goes on behind a hole */
 #define SLOW_BEGIN_MS 10 /* asks that take so long to begin must be few */
 
 /* Bytes that are being given out: the ring must not drop them. */
@@ -68,6 +68,13 @@ struct stream {
 	TAILQ_HEAD(pins, pin) pins;
 	struct extents *extents;
 	uint64_t start; /* where it began */
+	uint64_t given; /* bytes that were given out since it last left data out */
+	uint64_t
+		run_start; /* where it went on, the last time that it left something out */
+	uint64_t runs; /* bytes that lie in front of that, holes and other data apart */
+	uint64_t run_length; /* what is read on end, each time; 0: not known */
+	int64_t stride; /* and how far it is from one such run to the next */
+	uint64_t ahead_from, ahead; /* bytes of the next run that were asked for, alone */
 	uint64_t position; /* behind the furthest byte that was given out */
 	uint64_t asked_end; /* what was asked for ends here */
 	uint64_t last_ask; /* bytes */
@@ -81,6 +88,22 @@ struct stream {
 	bool ending;
 	int err; /* final, negative */
 };
+
+/* Go on at @to, having nothing of what lies before it. */
+static void go_to(struct stream *stream, uint64_t to)
+{
+	stream->ring.kept = stream->ring.head = stream->asked_end = to;
+	stream->position = stream->run_start = to;
+	stream->confirmed = false;
+}
+
+/* Note that the bytes of @read are being given out. */
+static void note_given(struct stream *stream, const struct read *read)
+{
+	stream->position = MAX(stream->position, read->offset + read->size);
+	stream->given += read->size;
+	stream->used_ms = clock_ms();
+}
 
 int stream_new(struct engine *engine, struct image *image, uint64_t start,
 	       pthread_mutex_t *lock, const struct owner *owner,
@@ -103,7 +126,8 @@ int stream_new(struct engine *engine, struct image *image, uint64_t start,
 	stream->image = image;
 	stream->lock = lock;
 	stream->owner = owner;
-	stream->start = stream->position = stream->asked_end = start;
+	stream->start = start;
+	go_to(stream, start);
 	stream->used_ms = clock_ms();
 	stream->pass = PASS_INIT;
 	stream->pass_from = start + PASS_AFTER;
@@ -153,8 +177,7 @@ void stream_answer(struct stream *stream, struct read *read)
 	struct iovec iov[2];
 	int count = ring_get(&stream->ring, read->offset, read->size, iov);
 
-	stream->position = MAX(stream->position, end_of(read));
-	stream->used_ms = clock_ms();
+	note_given(stream, read);
 	TAILQ_INSERT_TAIL(&stream->pins, &pin, link);
 	pthread_mutex_unlock(stream->lock);
 	read->reply(read, 0, iov, count);
@@ -179,22 +202,71 @@ static void pass_later(struct stream *stream)
 	stream->pass_from = stream->ring.head + PASS_AGAIN;
 }
 
+/*
+ * Where reading is likely to go on, all of the run that it is in having been given out; or
+ * UINT64_MAX.
+ */
+static uint64_t next_run(const struct stream *stream)
+{
+	uint64_t head = stream->ring.head, to = UINT64_MAX;
+
+	if (stream->ahead)
+		return stream->ahead_from;
+	if (head < stream->asked_end ||
+	    stream->given < stream->runs + head - stream->run_start)
+		return UINT64_MAX;
+	if (stream->run_length && head >= stream->run_start + stream->run_length)
+		to = stream->run_start + (uint64_t)stream->stride;
+	else if (!stream->run_length && stream->extents && stream->given >= CROSS_AFTER)
+		to = extents_data(stream->extents, head);
+	return to != head && to < stream->image->size ? to : UINT64_MAX;
+}
+
+/* Whether @read is a part of the run that begins at @start. */
+static bool is_of_run(const struct stream *stream, const struct read *read,
+		      uint64_t start)
+{
+	uint64_t length = stream->run_length ? stream->run_length : KEPT_BEHIND;
+
+	return read->offset >= start && end_of(read) - start <= length;
+}
+
+/* Whether nobody waits for anything but the run at @to. */
+static bool may_leave(const struct stream *stream, uint64_t to)
+{
+	const struct read *read;
+
+	TAILQ_FOREACH (read, &stream->parked, link) {
+		if (!is_of_run(stream, read, to))
+			return false;
+	}
+	return true;
+}
+
 bool stream_reaches(struct stream *stream, const struct read *read)
 {
 	uint64_t head = MAX(stream->ring.head, wanted_end(stream));
 	size_t most = stream->ring.size - kept_behind(stream);
+	uint64_t next = next_run(stream);
 
 	/* He would have found it in the ring. */
 	if (read->offset < stream->ring.kept &&
 	    read->offset + KEPT_BEHIND >= stream->ring.kept)
 		pass_later(stream);
-	return !stream_ended(stream) && read->offset >= stream->ring.kept &&
-	       read->offset <= head + MIN(most, GAP_READS * read->size);
+	if (stream_ended(stream))
+		return false;
+	if (next != UINT64_MAX && is_of_run(stream, read, next))
+		return may_leave(stream, next);
+	if (stream->ahead || (next != UINT64_MAX && !TAILQ_EMPTY(&stream->parked)))
+		return false;
+	return read->offset >= stream->ring.kept &&
+	       (read->offset <= head + MIN(most, GAP_READS * read->size) ||
+		(stream->run_length && is_of_run(stream, read, stream->run_start)));
 }
 
 bool stream_can_skip(const struct stream *stream, const struct read *read)
 {
-	if (stream_ended(stream) || !TAILQ_EMPTY(&stream->parked) ||
+	if (stream_ended(stream) || stream->ahead || !TAILQ_EMPTY(&stream->parked) ||
 	    read->offset < stream->ring.head)
 		return false;
 	/*
@@ -241,6 +313,22 @@ void stream_set_extents(struct stream *stream, struct extents *extents)
 {
 	extents_unref(stream->extents);
 	stream->extents = extents_ref(extents);
+}
+
+bool stream_rests(const struct stream *stream)
+{
+	return stream->run_length && !stream->ahead && !stream_ended(stream) &&
+	       TAILQ_EMPTY(&stream->parked) && TAILQ_EMPTY(&stream->pins) &&
+	       stream->ring.head == stream->asked_end;
+}
+
+void stream_set_runs(struct stream *stream, uint64_t start, uint64_t length,
+		     int64_t stride)
+{
+	go_to(stream, start);
+	stream->given = stream->runs = 0;
+	stream->run_length = length;
+	stream->stride = stride;
 }
 
 bool stream_squeeze(struct stream *stream)
@@ -408,12 +496,15 @@ static size_t make_room(struct stream *stream)
 static uint64_t next_ask(const struct stream *stream, uint64_t head, uint64_t least)
 {
 	uint64_t left = stream->image->size - head;
+	uint64_t run_end = stream->run_start + stream->run_length;
 	uint64_t length = stream->last_ask ? 2 * stream->last_ask : FIRST_ASK;
 
 	if (stream->last_ask && source_begin_ms(stream->source) >= SLOW_BEGIN_MS)
 		length = left;
 	if (stream->extents)
 		length = MIN(length, extents_hole(stream->extents, head) - head);
+	if (stream->run_length)
+		length = run_end > head ? MIN(length, run_end - head) : 0;
 	if (least > head)
 		length = MAX(length, least - head);
 	return MIN(length, left);
@@ -444,11 +535,10 @@ static bool must_skip(const struct stream *stream)
 /* Go on where the next read begins.  Returns false if bytes are being given out. */
 static bool skip(struct stream *stream)
 {
-	uint64_t to = TAILQ_FIRST(&stream->parked)->offset;
-
 	if (!TAILQ_EMPTY(&stream->pins))
 		return false;
-	stream->ring.kept = stream->ring.head = stream->asked_end = stream->position = to;
+	go_to(stream, TAILQ_FIRST(&stream->parked)->offset);
+	stream->given = stream->runs = 0;
 	return true;
 }
 
@@ -481,7 +571,7 @@ static int ask(struct stream *stream, uint64_t head)
 /* Whether the reading is such that its bytes go past the ring as long as they are waited for. */
 static bool is_passing(const struct stream *stream)
 {
-	return stream->wide && !stream->pass.gathered &&
+	return stream->wide && !stream->run_length && !stream->pass.gathered &&
 	       stream->position >= stream->pass_from &&
 	       !stream->owner->shared(stream->owner->context);
 }
@@ -522,8 +612,7 @@ static void give_out(struct stream *stream, struct read *read)
 
 	TAILQ_REMOVE(&stream->parked, read, link);
 	stream->ring.kept = stream->ring.head = end_of(read);
-	stream->position = MAX(stream->position, end_of(read));
-	stream->used_ms = clock_ms();
+	note_given(stream, read);
 	pthread_mutex_unlock(stream->lock);
 	ret = read->pass(read, stream->pass.fds[0]);
 	pthread_mutex_lock(stream->lock);
@@ -652,6 +741,37 @@ static void wait_for_work(struct stream *stream, bool rests)
 		stream->ending = true;
 }
 
+/*
+ * Go on at @to before that is read.  What is being given out is waited for, but the program
+ * has the next ask meanwhile.
+ */
+static void go_ahead(struct stream *stream, uint64_t to)
+{
+	uint64_t length = stream->image->size - to;
+	int ret = 0;
+
+	if (stream->run_length)
+		length = MIN(length, stream->run_length);
+	else
+		length = MIN(next_ask(stream, to, 0), length);
+	if (!stream->ahead) {
+		ret = source_ask(stream->source, to, length);
+		stream->ahead_from = to;
+		stream->ahead = length;
+	}
+	if (ret < 0) {
+		fail(stream, ret);
+	} else if (!TAILQ_EMPTY(&stream->pins)) {
+		wait_for_work(stream, false);
+	} else {
+		stream->runs += stream->ring.head - stream->run_start;
+		go_to(stream, to);
+		stream->asked_end = to + stream->ahead;
+		stream->last_ask = stream->ahead;
+		stream->ahead = 0;
+	}
+}
+
 /* Fetch what is wanted, or see to the rest. */
 static void fetch_or_wait(struct stream *stream, size_t room)
 {
@@ -669,8 +789,13 @@ static void fetch_or_wait(struct stream *stream, size_t room)
 static void step(struct stream *stream)
 {
 	uint64_t left = stream->image->size - stream->ring.head;
+	uint64_t to = next_run(stream);
 	size_t room;
 
+	if (to != UINT64_MAX && may_leave(stream, to)) {
+		go_ahead(stream, to);
+		return;
+	}
 	fit_ring(stream);
 	room = make_room(stream);
 	if (answerable(stream)) {

@@ -29,6 +29,7 @@
 #include "sheepdog-image.h"
 
 #define PIECE_BYTES ((uint32_t)512 << 10) /* of one request, at most */
+#define FIRST_BYTES ((uint32_t)64 << 10) /* of the very first: somebody waits for it */
 #define PLACES 16
 #define PIPED_MIN ((uint64_t)64 << 10) /* a segment that is worth a pipe */
 #define SEGMENTS 128
@@ -151,6 +152,15 @@ static void ask_for(struct serving *serving, struct segment *segment, uint32_t v
 	sheep_cluster_call_later(serving->cluster, &segment->call, 0);
 }
 
+/* How much of an object to ask for at once, at most, from @offset on. */
+static uint32_t piece_bytes(const struct serving *serving, uint32_t offset)
+{
+	uint32_t most =
+		serving->count == 0 && !serving->has_sent ? FIRST_BYTES : PIECE_BYTES;
+
+	return most - offset % most;
+}
+
 /* Put a piece of @object, @offset bytes into it, at the tail of the queue. */
 static void plan_piece(struct serving *serving, uint64_t object, uint32_t offset,
 		       uint64_t length, uint32_t vid)
@@ -210,8 +220,8 @@ static int plan(struct serving *serving)
 	if (error < 0)
 		return error;
 	length = (run << inode->shift) - offset;
-	if (vid != 0 && length > PIECE_BYTES - offset % PIECE_BYTES)
-		length = PIECE_BYTES - offset % PIECE_BYTES;
+	if (vid != 0 && length > piece_bytes(serving, offset))
+		length = piece_bytes(serving, offset);
 	if (length > ask->length)
 		length = ask->length;
 	if (vid != 0)
