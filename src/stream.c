@@ -217,7 +217,8 @@ static uint64_t next_run(const struct stream *stream)
 		return UINT64_MAX;
 	if (stream->run_length && head >= stream->run_start + stream->run_length)
 		to = stream->run_start + (uint64_t)stream->stride;
-	else if (!stream->run_length && stream->extents && stream->given >= CROSS_AFTER)
+	else if (!stream->run_length && stream->extents && stream->given >= CROSS_AFTER &&
+		 !stream->owner->shared(stream->owner->context))
 		to = extents_data(stream->extents, head);
 	return to != head && to < stream->image->size ? to : UINT64_MAX;
 }
@@ -319,7 +320,8 @@ bool stream_rests(const struct stream *stream)
 {
 	return stream->run_length && !stream->ahead && !stream_ended(stream) &&
 	       TAILQ_EMPTY(&stream->parked) && TAILQ_EMPTY(&stream->pins) &&
-	       stream->ring.head == stream->asked_end;
+	       stream->ring.head == stream->asked_end &&
+	       stream->ring.head < stream->image->size;
 }
 
 void stream_set_runs(struct stream *stream, uint64_t start, uint64_t length,
