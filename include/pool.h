@@ -3,8 +3,8 @@
  * pool - the readers of one image: the streams and lanes, and which of them answers a read.
  *
  * A read that a stream has is answered at once; one just ahead of a stream waits for it;
- * one that runs on from earlier reads, or is at the image's start, makes a stream; any
- * other goes to a lane.  No call waits for the store.
+ * one that runs on from earlier reads, is at the image's start, or is as far from the last
+ * ones as they were from one another, makes a stream; any other goes to a lane.  No call waits for the store.
  *
  * Those who have the same version of an image open share one pool.  If it can change
  * nonetheless, each has only what was begun to be fetched since he opened it.

@@ -13,6 +13,10 @@
  * (pass.h): what was sent goes from the program's pipe to the kernel as it is, which saves
  * a copy (measured: 1.3 times the rate).  The ring is filled then only while nobody waits.
  *
+ * What was read on end is a run.  Who has read all of one is taken to go on behind the hole
+ * that follows, or, where the pool has seen runs come at one distance, that far on: the next
+ * run is asked for as soon as the last byte of this one is being given out.
+ *
  * The image's last byte is given out only when the program has confirmed with its exit
  * status that all it sent is right; so a copy of the whole image ends well or not at all.
  */
