@@ -248,6 +248,15 @@ static bool may_leave(const struct stream *stream, uint64_t to)
 	return true;
 }
 
+/* Whether the next read lies so far ahead that what is between is better not fetched. */
+static bool must_skip(const struct stream *stream)
+{
+	const struct read *first = TAILQ_FIRST(&stream->parked);
+
+	return first && stream->ring.head == stream->asked_end &&
+	       first->offset > stream->ring.head + kept_behind(stream);
+}
+
 bool stream_reaches(struct stream *stream, const struct read *read)
 {
 	uint64_t head = MAX(stream->ring.head, wanted_end(stream));
@@ -263,6 +272,9 @@ bool stream_reaches(struct stream *stream, const struct read *read)
 	if (next != UINT64_MAX && is_of_run(stream, read, next))
 		return may_leave(stream, next);
 	if (stream->ahead || (next != UINT64_MAX && !TAILQ_EMPTY(&stream->parked)))
+		return false;
+	/* What lies before where it is about to skip to would have all between be fetched. */
+	if (must_skip(stream) && read->offset < TAILQ_FIRST(&stream->parked)->offset)
 		return false;
 	return read->offset >= stream->ring.kept &&
 	       (read->offset <= head + MIN(most, GAP_READS * read->size) ||
@@ -527,15 +539,6 @@ static bool wants_more(const struct stream *stream)
 	return stream->last_ask &&
 	       stream->position + stream->last_ask / 2 >= stream->asked_end &&
 	       next_ask(stream, stream->ring.head, 0);
-}
-
-/* Whether the next read lies so far ahead that what is between is better not fetched. */
-static bool must_skip(const struct stream *stream)
-{
-	const struct read *first = TAILQ_FIRST(&stream->parked);
-
-	return first && stream->ring.head == stream->asked_end &&
-	       first->offset > stream->ring.head + kept_behind(stream);
 }
 
 /* Go on where the next read begins.  Returns false if bytes are being given out. */
