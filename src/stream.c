@@ -774,6 +774,7 @@ static void go_ahead(struct stream *stream, uint64_t to)
 		wait_for_work(stream, false);
 	} else {
 		stream->runs += stream->ring.head - stream->run_start;
+		stream->given = stream->runs; /* what was read twice counts once */
 		go_to(stream, to);
 		stream->asked_end = to + stream->ahead;
 		stream->last_ask = stream->ahead;

@@ -63,6 +63,8 @@ class Soak:
             if version:
                 version.errnos.add(errno.EIO)
         programs = self.mount.store_processes()
+        # It may be one that lists; then nobody knows what there is.
+        self.world.lists_die = True
         if programs:
             try:
                 os.kill(self.random.choice(programs), self.random.choice(

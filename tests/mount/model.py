@@ -86,6 +86,7 @@ class World:
         self.versions = {}  # by id, of all times
         self.current = {}  # by name; None: deleted
         self.deleted = set()  # names that once were
+        self.lists_die = False  # listing the store may fail at any time
         self.counts = Counts()
         self.resting = threading.Event()
         self.serial = 0
@@ -255,6 +256,8 @@ class Reader(threading.Thread):
         try:
             fd = os.open(self.mount / name, os.O_RDONLY | flags)
         except OSError as error:
+            if error.errno == errno.EIO and self.world.lists_die:
+                return
             if error.errno != errno.ENOENT or name not in self.world.deleted:
                 self.world.wrong("open of %s: %s" % (name, error))
             return
