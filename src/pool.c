@@ -607,7 +607,8 @@ static struct stream *choose_stream_locked(struct pool *pool, struct member *mem
 		if (is_good_for(runner, member) && stream_reaches(runner->stream, read))
 			return runner->stream;
 	}
-	strides = strides_on(member, read, &start);
+	/* Of many, what one asks for himself is what the others have left over. */
+	strides = strides_on(member, read, &start) && pool->member_count == 1;
 	if (!runs_on(pool, read) && !begins && !ends)
 		return strides ? begin_runs_locked(pool, member, start) : NULL;
 	pool->begun = pool->begun || begins;

@@ -274,7 +274,8 @@ bool stream_reaches(struct stream *stream, const struct read *read)
 	if (stream->ahead || (next != UINT64_MAX && !TAILQ_EMPTY(&stream->parked)))
 		return false;
 	/* What lies before where it is about to skip to would have all between be fetched. */
-	if (must_skip(stream) && read->offset < TAILQ_FIRST(&stream->parked)->offset)
+	if (must_skip(stream) && read->offset < TAILQ_FIRST(&stream->parked)->offset &&
+	    !stream->owner->shared(stream->owner->context))
 		return false;
 	return read->offset >= stream->ring.kept &&
 	       (read->offset <= head + MIN(most, GAP_READS * read->size) ||
