@@ -4,7 +4,8 @@
  *
  * A read that a stream has is answered at once; one just ahead of a stream waits for it;
  * one that runs on from earlier reads, is at the image's start, or is as far from the last
- * ones as they were from one another, makes a stream; any other goes to a lane.  No call waits for the store.
+ * ones as they were from one another, makes a stream; any other goes to a lane.  No call
+ * waits for the store.
  *
  * Those who have the same version of an image open share one pool.  If it can change
  * nonetheless, each has only what was begun to be fetched since he opened it.
@@ -32,13 +33,12 @@ struct member {
 	uint64_t run_start; /* where the first of them was */
 	uint64_t read_ms; /* when it last read */
 	bool runs; /* its last reads came one after the other */
-	/* Of those that no stream answered: what was read on end last, and before that. */
-	struct {
-		uint64_t start, end;
-	} run, run_before;
-	int64_t stride; /* from that to the one before it, */
-	uint64_t length; /* which was so long */
-	unsigned int times; /* that both were the same */
+	/* Of those that no stream answered: the run that was read on end last, */
+	uint64_t last_start, last_end;
+	uint64_t before_start; /* the one before it, */
+	uint64_t length; /* which was so long, */
+	int64_t stride; /* and so far behind the one before that; */
+	unsigned int times; /* as often as both were the same */
 };
 
 /*

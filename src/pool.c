@@ -165,28 +165,25 @@ static bool strides_on(struct member *member, const struct read *read,
 		       uint64_t *ret_start)
 {
 	uint64_t end = read->offset + read->size;
-	uint64_t length = member->run.end - member->run.start;
-	int64_t stride = (int64_t)(member->run.start - member->run_before.start);
+	uint64_t length = member->last_end - member->last_start;
+	int64_t stride = (int64_t)(member->last_start - member->before_start);
+	bool same = stride == member->stride && length == member->length;
 
-	if (read->offset == member->run.end) {
-		member->run.end = end;
+	if (read->offset == member->last_end) {
+		member->last_end = end;
 		return false;
 	}
-	if (end == member->run.start) {
-		member->run.start = read->offset;
+	if (end == member->last_start) {
+		member->last_start = read->offset;
 		return false;
 	}
-	if (stride == member->stride && length == member->length)
-		member->times++;
-	else
-		member->times = 0;
+	*ret_start = member->last_start + (uint64_t)stride;
+	member->times = same ? member->times + 1 : 0;
 	member->stride = stride;
 	member->length = length;
-	member->run_before.start = member->run.start;
-	member->run_before.end = member->run.end;
-	member->run.start = read->offset;
-	member->run.end = end;
-	*ret_start = member->run_before.start + (uint64_t)stride;
+	member->before_start = member->last_start;
+	member->last_start = read->offset;
+	member->last_end = end;
 	return member->times >= STRIDES && length >= STRIDE_MIN &&
 	       read->offset >= *ret_start && end <= *ret_start + length;
 }

@@ -757,17 +757,14 @@ static void wait_for_work(struct stream *stream, bool rests)
  */
 static void go_ahead(struct stream *stream, uint64_t to)
 {
-	uint64_t length = stream->image->size - to;
 	int ret = 0;
 
-	if (stream->run_length)
-		length = MIN(length, stream->run_length);
-	else
-		length = MIN(next_ask(stream, to, 0), length);
 	if (!stream->ahead) {
-		ret = source_ask(stream->source, to, length);
 		stream->ahead_from = to;
-		stream->ahead = length;
+		stream->ahead = stream->run_length ? MIN(stream->run_length,
+							 stream->image->size - to)
+						   : next_ask(stream, to, 0);
+		ret = source_ask(stream->source, to, stream->ahead);
 	}
 	if (ret < 0) {
 		fail(stream, ret);

@@ -221,6 +221,12 @@ class Mount:
         return [pid for pid, state in self.children().items()
                 if state != "Z" and "imagefs-store-" in command_of(pid).split(" ")[0]]
 
+    def figure(self, name):
+        """What all images together have of the counter imagefs_image_@name."""
+        text = (self / ".imagefs/stats").read_text()
+        return sum(int(value) for value in
+                   re.findall(r"(?m)^imagefs_image_%s\{.*\} (\d+)$" % name, text))
+
     def peak_memory(self):
         """The most memory that the daemon ever had, in bytes."""
         text = Path("/proc/%d/status" % self.pid).read_text()

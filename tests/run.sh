@@ -109,8 +109,8 @@ step_mount() { pytests gcc tests/mount; }
 step_stores() { pytests gcc tests/stores; }
 # With sanitizers all but what is read by tools: by then it has been read in every other way.
 step_mount_address() { pytests address tests/mount --ignore=tests/mount/test_tools.py; }
-step_mount_thread() { pytests thread tests/mount/test_{ahead,crowds,faults,limits,model,pass,reads}.py \
-	tests/mount/test_stress.py; }
+step_mount_thread() { pytests thread tests/mount/test_{ahead,crowds,faults,limits}.py \
+	tests/mount/test_{model,pass,reads,stress}.py; }
 step_ops() { IMAGEFS_TEST_ALL=1 pytests gcc tests/ops; }
 step_qemu() { pytests gcc tests/qemu; }
 # Each fuzzer for 10 seconds, from the inputs beside it, with sanitizers.

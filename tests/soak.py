@@ -63,11 +63,12 @@ class Soak:
             if version:
                 version.errnos.add(errno.EIO)
         programs = self.mount.store_processes()
-        # It may be one that lists; then nobody knows what there is.
-        self.world.lists_die = True
         if programs:
+            program = self.random.choice(programs)
+            if harness.command_of(program).split(" ")[1:2] == ["list"]:
+                self.world.list_died = time.monotonic()
             try:
-                os.kill(self.random.choice(programs), self.random.choice(
+                os.kill(program, self.random.choice(
                     [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV]))
             except ProcessLookupError:
                 return

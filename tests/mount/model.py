@@ -10,6 +10,7 @@ the read fails with an errno that this version may give, because of what was don
 
 import array
 import errno
+import math
 import mmap
 import os
 import random
@@ -22,6 +23,7 @@ from harness import wait_until
 MIB = 1 << 20
 PAGE = 4096
 HANDLES = 3  # of a reader
+RELISTED = 5  # seconds after a listing failed, until there is another
 SIZES = [0, 1, PAGE - 1, PAGE + 1, 300001, MIB - 1, 3 * MIB + 17, 9 * MIB + 4321, 12 * MIB]
 LARGE = 3 << 30
 RUNS = [(0, 2 * MIB), (700 * MIB + 123, 5 * MIB + 17), (LARGE - MIB - 1, MIB + 1)]
@@ -86,7 +88,7 @@ class World:
         self.versions = {}  # by id, of all times
         self.current = {}  # by name; None: deleted
         self.deleted = set()  # names that once were
-        self.lists_die = False  # listing the store may fail at any time
+        self.list_died = -math.inf  # when a program that lists was killed, time.monotonic()
         self.counts = Counts()
         self.resting = threading.Event()
         self.serial = 0
@@ -256,7 +258,7 @@ class Reader(threading.Thread):
         try:
             fd = os.open(self.mount / name, os.O_RDONLY | flags)
         except OSError as error:
-            if error.errno == errno.EIO and self.world.lists_die:
+            if error.errno == errno.EIO and time.monotonic() < self.world.list_died + RELISTED:
                 return
             if error.errno != errno.ENOENT or name not in self.world.deleted:
                 self.world.wrong("open of %s: %s" % (name, error))

@@ -5,7 +5,6 @@ import errno
 import mmap
 import os
 import random
-import re
 import threading
 
 import pytest
@@ -14,12 +13,6 @@ from harness import SANITIZER
 MIB = 1 << 20
 SIZE = 96 * MIB + 4321
 DIRECT = [pytest.param(0, id="buffered"), pytest.param(os.O_DIRECT, id="direct")]
-
-
-def figure(mount, name):
-    text = (mount / ".imagefs/stats").read_text()
-    return sum(int(value) for value in
-               re.findall(r"(?m)^imagefs_image_%s\{.*\} (\d+)$" % name, text))
 
 
 class Handle:
@@ -58,7 +51,7 @@ def test_what_is_read_at_one_distance_is_read_ahead(fake, mounted, flags, stride
             handle.read(offset, length)
         # Where all is slow it is better to read through what lies between.
         if not SANITIZER:
-            assert figure(mount, "reads_random_total") <= 12
+            assert mount.figure("reads_random_total") <= 12
             assert fake.readers(image) <= 3
 
 
@@ -159,7 +152,7 @@ def test_a_thin_image_is_read_on_behind_its_holes(fake, mounted):
             for offset in range(place, end, 256 << 10):
                 handle.read(offset, min(256 << 10, end - offset))
             place = end
-    assert figure(mount, "reads_random_total") <= 2
+    assert mount.figure("reads_random_total") <= 2
     # The kernel reads on into the holes.
     assert fake.sent_bytes(image) <= sum(run + MIB for _, run in runs) + 4 * MIB
     assert fake.readers(image) <= 2
