@@ -37,6 +37,7 @@ struct image {
 	LIST_ENTRY(image) link; /* the file system's, as the next */
 	uint64_t lookups; /* that the kernel remembers */
 	struct stats *_Atomic stats; /* from image_count() on; NULL: nobody opened it */
+	struct image *origin; /* a reference: the stats are its; NULL: they are its own */
 	/* When and where the tries to read it were used up, without a byte since; 0: never. */
 	atomic_uint_least64_t failed_ms, failed_at;
 	pthread_mutex_t lock; /* guards the rest */
@@ -61,6 +62,12 @@ void image_unrefp(struct image **image);
  * Have the image's stats counted from now on.  Returns 0 or -ENOMEM, when they are not.
  */
 int image_count(struct image *image);
+
+/*
+ * Have @image, which nobody else knows yet, go on with the stats of @was, if the two are one
+ * content of which the store says something else now.
+ */
+void image_go_on(struct image *image, struct image *was);
 
 /* Remember and log what went wrong with the image; any bytes, made printable. */
 void image_set_error(struct image *image, const char *format, ...)

@@ -177,7 +177,10 @@ static struct subject *find_images(struct fs *fs, const struct listing *listing,
 	for (size_t i = 0; subjects && i < listing->count; i++)
 		count = add_subject(subjects, count, listing->images[i], false);
 	LIST_FOREACH (image, &fs->nodes, link) {
-		if (subjects && listing_find(listing, image->file_name) != image)
+		const struct image *listed = listing_find(listing, image->file_name);
+
+		if (subjects && listed != image &&
+		    (!listed || listed->stats != image->stats))
 			count = add_subject(subjects, count, image, true);
 	}
 	pthread_mutex_unlock(&fs->lock);

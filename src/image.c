@@ -221,7 +221,9 @@ void image_unref(struct image *image)
 	free(image->file_name);
 	free(image->id);
 	free(image->error);
-	free(image->stats);
+	if (!image->origin)
+		free(image->stats);
+	image_unref(image->origin);
 	pthread_mutex_destroy(&image->lock);
 	free(image);
 }
@@ -242,6 +244,15 @@ int image_count(struct image *image)
 	if (stats && !atomic_compare_exchange_strong(&image->stats, &none, stats))
 		free(stats);
 	return 0;
+}
+
+void image_go_on(struct image *image, struct image *was)
+{
+	if (!was->stats || was->ino != image->ino || was->size != image->size ||
+	    strcmp(was->id, image->id) != 0)
+		return;
+	image->origin = image_ref(was->origin ? was->origin : was);
+	image->stats = image->origin->stats;
 }
 
 static void set_error(struct image *image, uint64_t offset, const char *format,

@@ -120,7 +120,10 @@ static int make_unique(struct listing *listing)
 	return 0;
 }
 
-/* Take over from @old what has not changed: the same image is the same file. */
+/*
+ * Take over from @old what has not changed: the same image is the same file, and what was
+ * counted goes on where only what is said of it has changed.
+ */
 static void reuse(struct listing *listing, const struct listing *old)
 {
 	for (size_t i = 0; i < listing->count; i++) {
@@ -129,6 +132,8 @@ static void reuse(struct listing *listing, const struct listing *old)
 		if (was && image_equal(was, listing->images[i])) {
 			image_unref(listing->images[i]);
 			listing->images[i] = image_ref(was);
+		} else if (was) {
+			image_go_on(listing->images[i], was);
 		}
 	}
 }

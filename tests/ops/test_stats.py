@@ -133,6 +133,20 @@ def test_an_image_that_changed_while_it_was_open_is_two(fake, mounted):
         assert prometheus.value(found, "imagefs_image_open_files", image="a") == 0
 
 
+def test_counting_goes_on_when_only_what_is_said_of_an_image_changes(fake, mounted):
+    image = fake.image("a", MIB, allocated=4096)
+    mount = mounted(fake.uri, "ttl=0")
+    for allocated in (8192, 16384, 20480):
+        with open(mount / "a", "rb") as file:
+            assert file.read() == image.bytes(0, MIB)
+            fake.image("a", MIB, allocated=allocated)
+            wait_until(lambda: os.stat(mount / "a").st_blocks * 512 == allocated, "it is listed")
+            found = [line for line in (mount / ".imagefs/stats").read_text().splitlines()
+                     if line.startswith("imagefs_image_open_files")]
+            assert len(found) == 1 and "old_id" not in found[0], found
+    assert prometheus.value(figures(mount), "imagefs_image_read_bytes_total", image="a") == 3 * MIB
+
+
 @pytest.mark.parametrize("name", ['a "quoted"', "back\\slash", "new\nline", "\u00fc", b"\xff", "a,b={}"])
 def test_any_name_can_be_a_label(fake, mounted, name):
     fake.image(name, 10)
