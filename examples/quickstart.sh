@@ -24,7 +24,8 @@ if [ $# = 2 ]; then
 fi
 source=$(cd "$(dirname "$0")/.." && pwd)
 build=$source/build-quickstart
-packages="gcc libc6-dev meson ninja-build pkg-config libfuse3-dev libjansson-dev fuse3 qemu-utils"
+packages="gcc libc6-dev meson ninja-build pkg-config libfuse3-dev libjansson-dev fuse3 qemu-utils
+	python3-docutils"
 folder=
 
 # What the stores need that link a library.
@@ -141,8 +142,14 @@ build_imagefs
 PATH=$build/root/bin:$PATH
 if [ -n "$store" ]; then
 	say "Mounting $store"
+	made=
+	[ -e "$mountpoint" ] || made=1
 	mkdir -p "$mountpoint" 2>/dev/null || true # it may be a mount whose program is gone
-	run imagefs "$store" "$mountpoint"
+	run imagefs "$store" "$mountpoint" || {
+		status=$?
+		[ -z "$made" ] || rmdir "$mountpoint" 2>/dev/null || true
+		exit $status
+	}
 	run imagefs list "$store"
 	say "Done. What next?"
 	echo "cp $mountpoint/IMAGE .; $build/root/bin/imagefs stats $mountpoint; umount $mountpoint"
@@ -170,5 +177,5 @@ compare_rates
 say "Unmounting"
 run umount mnt 2>/dev/null || run fusermount3 -u mnt
 clean_up
-say "Done. To mount images of your own:"
-echo "$build/root/bin/imagefs FOLDER MOUNTPOINT"
+say "Done. To mount images of your own, and to read the manual:"
+echo "PATH=$build/root/bin:\$PATH; imagefs FOLDER MOUNTPOINT; man imagefs"

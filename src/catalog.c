@@ -69,7 +69,8 @@ static void list_locked(struct catalog *catalog)
 		log_line(LOG_ERR, "%s: %s", catalog->store->shown,
 			 text ? text : strerror(-err));
 	if (!err && failing)
-		log_line(LOG_INFO, "%s: the store is listed again", catalog->store->shown);
+		log_line(LOG_INFO, "%s: the store is listed again",
+			 catalog->store->shown);
 	pthread_mutex_lock(&catalog->lock);
 	/* A store that hangs stops no ls: the old listing goes on serving. */
 	catalog->err = err == -ETIMEDOUT ? 0 : err;

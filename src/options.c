@@ -156,6 +156,21 @@ static int parse_number(const char *text, int base, uint64_t *ret_value)
 	return errno || *end ? -EINVAL : 0;
 }
 
+/* What a value has to look like, for people. */
+static const char *form_of(const struct option *option)
+{
+	switch (option->kind) {
+	case KIND_SIZE:
+		return "a size, such as 8M,";
+	case KIND_SECONDS:
+		return "a number of seconds";
+	case KIND_OCTAL:
+		return "an octal number";
+	default:
+		return "a number";
+	}
+}
+
 static int set_number(const struct option *option, uint64_t *field, const char *value)
 {
 	uint64_t number = 0;
@@ -166,8 +181,8 @@ static int set_number(const struct option *option, uint64_t *field, const char *
 
 	if (ret < 0 || number < option->least || number > option->most) {
 		log_line(LOG_ERR,
-			 "%s=%s: not a value for this option (see imagefs --help)",
-			 option->name, value);
+			 "%s=%s: not %s that this option takes (see imagefs --help)",
+			 option->name, value, form_of(option));
 		return -EINVAL;
 	}
 	*field = option->kind == KIND_SECONDS ? 1000 * number : number;
@@ -420,7 +435,8 @@ static int check(struct options *options)
 	 * says rw alone is told.
 	 */
 	if (options->rw && !options->dev && !options->suid &&
-	    !has_kernel_option(options, "nodev") && !has_kernel_option(options, "nosuid")) {
+	    !has_kernel_option(options, "nodev") &&
+	    !has_kernel_option(options, "nosuid")) {
 		log_line(LOG_ERR, "rw: images are read-only; mount with ro");
 		return -EINVAL;
 	}

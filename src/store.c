@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <ctype.h>
 #include <errno.h>
+#include <glob.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -103,16 +104,54 @@ static char *find_program(const char *folders, const char *scheme)
 	return NULL;
 }
 
+/* The schemes for which there are programs, with commas between, or NULL. */
+static char *list_schemes(const char *folders)
+{
+	static const char prefix[] = "/imagefs-store-";
+	CLEANUP(freep) char *all = NULL;
+	char *schemes = NULL, *rest, *folder;
+	glob_t found = {0};
+	int flags = 0;
+
+	if (asprintf(&all, "%s:%s", folders ? folders : "", STORE_FOLDER) < 0)
+		return NULL;
+	for (rest = all; (folder = strsep(&rest, ":"));) {
+		CLEANUP(freep) char *pattern = NULL;
+
+		if (!*folder || asprintf(&pattern, "%s%s*", folder, prefix) < 0)
+			continue;
+		glob(pattern, flags, NULL, &found);
+		flags = GLOB_APPEND;
+	}
+	for (size_t i = 0; i < found.gl_pathc; i++) {
+		const char *scheme = strrchr(found.gl_pathv[i], '/') + sizeof(prefix) - 1;
+		char *more = NULL;
+		struct stat st;
+
+		if (access(found.gl_pathv[i], X_OK) || stat(found.gl_pathv[i], &st) ||
+		    !S_ISREG(st.st_mode) ||
+		    asprintf(&more, "%s%s%s", schemes ? schemes : "", schemes ? ", " : "",
+			     scheme) < 0)
+			continue;
+		free(schemes);
+		schemes = more;
+	}
+	globfree(&found);
+	return schemes;
+}
+
 static int set_program(struct store *store, const char *folders)
 {
 	CLEANUP(freep) char *found = find_program(folders, store->scheme);
+	CLEANUP(freep) char *schemes = found ? NULL : list_schemes(folders);
 
 	if (!found) {
 		log_line(LOG_ERR,
 			 "%s: no store program for the scheme '%s' "
-			 "(no imagefs-store-%s in %s%s%s)",
+			 "(no imagefs-store-%s in %s%s%s); there are: %s",
 			 store->shown, store->scheme, store->scheme,
-			 folders ? folders : "", folders ? " or " : "", STORE_FOLDER);
+			 folders ? folders : "", folders ? " or " : "", STORE_FOLDER,
+			 schemes ? schemes : "none");
 		return -ENOENT;
 	}
 	store->program = STEAL(found);

@@ -78,7 +78,10 @@ static void say_why(const char *mountpoint, int err)
 				   ? "only who mounted gets in without allow_other"
 				   : "no imagefs is mounted there";
 
-	log_line(LOG_ERR, "%s: %s (%s)", mountpoint, strerror(-err), hint);
+	if (err == -ENOENT && !access(mountpoint, F_OK))
+		log_line(LOG_ERR, "%s: %s", mountpoint, hint);
+	else
+		log_line(LOG_ERR, "%s: %s (%s)", mountpoint, strerror(-err), hint);
 }
 
 /* ---- the terminal ---- */

@@ -447,7 +447,7 @@ STARTS = {
     # what: (what makes it so, options, store, what the line says): a store that cannot be used
     "no store folder": (None, "", "{folder}/none", "none.*No such file"),
     "the store is a file": (None, "", "/etc/passwd", "/etc/passwd.*not a folder"),
-    "unknown scheme": (None, "", "nosuch://host/", "nosuch"),
+    "unknown scheme": (None, "", "nosuch://host/", "nosuch.*there are: dir, dog"),
     "no program at all": (None, "store_path=/nowhere", "fake:///x", "imagefs-store-fake"),
     "an empty store": (None, "", "", ""),
     "store not there": (None, "", "dir:///no/such/folder", "No such file"),
