@@ -46,7 +46,8 @@ struct options {
 	char *kernel; /* options for the kernel, separated by commas, "" if none */
 	uint64_t uid, gid; /* UINT64_MAX: those of who mounts */
 	uint64_t mode; /* of images */
-	uint64_t readahead, ring, memory; /* bytes; readahead 0: leave it as it is */
+	/* bytes; readahead 0: leave it as it is, UINT64_MAX: as suits the store */
+	uint64_t readahead, ring, memory;
 	uint64_t stall_ms, ttl_ms, idle_ms;
 };
 

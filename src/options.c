@@ -454,7 +454,7 @@ int options_parse(int argc, char **argv, struct options *ret_options)
 		.uid = UINT64_MAX,
 		.gid = UINT64_MAX,
 		.mode = 0444,
-		.readahead = 2u << 20,
+		.readahead = UINT64_MAX,
 		.ring = 4u << 20,
 		.memory = 256u << 20,
 		.stall_ms = 30000,

@@ -196,13 +196,37 @@ static void do_nothing(int number)
 {
 }
 
+/* Whether the store says of an image how much of it is there. */
+static bool tells_holes(const struct fs *fs)
+{
+	struct listing *listing = catalog_last(fs->catalog);
+	bool tells = false;
+
+	for (size_t i = 0; i < listing->count && !tells; i++)
+		tells = listing->images[i]->allocated != UINT64_MAX;
+	listing_unref(listing);
+	return tells;
+}
+
+/*
+ * More read-ahead is better, but where data ends: the kernel then reads ahead in a hole.
+ * Measured (1 GiB): 4 MiB instead of 2 make cp from Glance 1.07 times as fast, and cp of a
+ * thin VDI, of 64 pieces, 1.10 times as slow.
+ */
+static uint64_t readahead_bytes(const struct fs *fs)
+{
+	if (fs->options->readahead != UINT64_MAX)
+		return fs->options->readahead;
+	return tells_holes(fs) ? 2u << 20 : 4u << 20;
+}
+
 /*
  * Raise the kernel's read-ahead for this mount; only root may.  The request for the
  * mount's device goes to the workers.
  */
 static void raise_readahead(const struct fs *fs)
 {
-	uint64_t bytes = fs->options->readahead;
+	uint64_t bytes = readahead_bytes(fs);
 	char path[64], text[32];
 	struct stat st;
 	int fd;

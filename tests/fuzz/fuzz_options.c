@@ -27,7 +27,8 @@ static void check(const struct options *options)
 
 	assert(options->kernel && options->mode <= 07777);
 	assert(options->stall_ms >= 1000 && options->stall_ms <= 86400000);
-	assert(options->ring >= 2u << 20 && options->readahead <= 1u << 30);
+	assert(options->ring >= 2u << 20);
+	assert(options->readahead <= 1u << 30 || options->readahead == UINT64_MAX);
 	if (options->action == ACTION_HELP || options->action == ACTION_VERSION)
 		return;
 	if (options->action == ACTION_STATS) {

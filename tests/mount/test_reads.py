@@ -6,6 +6,7 @@ import mmap
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -396,6 +397,24 @@ def test_the_largest_image_can_be_read_at_its_end(fake, mounted):
     with open(mount / "largest", "rb", buffering=0) as file:
         for offset in (2**63 - 1 - MIB, 2**62 - 5, 2**63 - 11):
             assert os.pread(file.fileno(), 10, offset) == image.bytes(offset, 10)
+
+
+@pytest.mark.parametrize("allocated,option,most", [
+    (None, (), 4096), (4096, (), 2048), (None, ("readahead=1M",), 1024),
+    (None, ("readahead=0",), None),
+])
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may change it")
+def test_the_kernel_reads_ahead_as_suits_the_store(fake, mounted, allocated, option, most):
+    fake.image("first", MIB)
+    fake.image("second", MIB, **({"allocated": allocated} if allocated else {}))
+    mount = mounted(fake.uri, *option)
+    device = os.stat(mount.path).st_dev
+    path = Path("/sys/class/bdi", "%d:%d" % (os.major(device), os.minor(device)), "read_ahead_kb")
+    kib = int(path.read_text())
+    if most is None:
+        assert kib < 1024
+    else:
+        assert kib in (most, most // 1024 * 1016)
 
 
 def test_a_copy_of_a_handle_reads_on_where_the_other_is(fake, mounted):

@@ -375,7 +375,7 @@ def test_root_raises_the_readahead_of_a_mount_with_the_command_of_the_manual(mou
     command = re.search(r"^    (echo \d+ >/sys/\S+.*)$", section("READ-AHEAD"), re.M)[1]
     run("sh", "-ec", command.replace("/mnt", str(mount.path)))
     device = run("mountpoint", "-d", mount.path).stdout.strip()
-    assert Path("/sys/class/bdi", device, "read_ahead_kb").read_text() == "4096\n"
+    assert Path("/sys/class/bdi", device, "read_ahead_kb").read_text() == "2048\n"
 
 
 def test_the_rule_for_udev_finds_mounts_of_imagefs_and_no_others(mounted, images):
@@ -383,5 +383,5 @@ def test_the_rule_for_udev_finds_mounts_of_imagefs_and_no_others(mounted, images
     program = re.search(r"PROGRAM=\"/bin/sh -c '(.*?)'\"", rule)[1].replace('\\"', '"')
     mount = mounted(images)
     device = run("mountpoint", "-d", mount.path).stdout.strip()
-    assert run("sh", "-c", program.replace("%k", device)).stdout == "4096\n"
+    assert run("sh", "-c", program.replace("%k", device)).stdout == "2048\n"
     assert run("sh", "-c", program.replace("%k", "0:4321"), check=False).returncode == 1

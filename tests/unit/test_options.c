@@ -82,7 +82,7 @@ static void store_and_mountpoint_are_enough(void **state)
 	assert_string_equal(o->kernel, "");
 	assert_true(o->uid == UINT64_MAX && o->gid == UINT64_MAX);
 	assert_int_equal(o->mode, 0444);
-	assert_int_equal(o->readahead, 2 << 20);
+	assert_true(o->readahead == UINT64_MAX);
 	assert_int_equal(o->ring, 4 << 20);
 	assert_int_equal(o->memory, 256 << 20);
 	assert_int_equal(o->stall_ms, 30000);
