@@ -50,7 +50,7 @@ static const struct option table[] = {
 	{"fsname", KIND_TEXT, FIELD(fsname), 0, 0, "=NAME",
 	 "name of the file system in mount's list (default: the store)"},
 	{"readahead", KIND_SIZE, FIELD(readahead), 0, 1u << 30, "=SIZE",
-	 "the kernel's read-ahead, as root (default: 2M; 0: as it is)"},
+	 "the kernel's read-ahead, as root (default: 4M, with holes 2M; 0: as it is)"},
 	{"ring", KIND_SIZE, FIELD(ring), 2u << 20, 1u << 30, "=SIZE",
 	 "most memory of a stream (default: 4M)"},
 	{"memory", KIND_SIZE, FIELD(memory), 1u << 20, UINT64_MAX, "=SIZE",

@@ -196,28 +196,28 @@ static void do_nothing(int number)
 {
 }
 
-/* Whether the store says of an image how much of it is there. */
-static bool tells_holes(const struct fs *fs)
+static bool has_holes(const struct fs *fs)
 {
 	struct listing *listing = catalog_last(fs->catalog);
-	bool tells = false;
+	bool has = false;
 
-	for (size_t i = 0; i < listing->count && !tells; i++)
-		tells = listing->images[i]->allocated != UINT64_MAX;
+	for (size_t i = 0; i < listing->count && !has; i++)
+		has = listing->images[i]->allocated < listing->images[i]->size;
 	listing_unref(listing);
-	return tells;
+	return has;
 }
 
 /*
  * More read-ahead is better, but where data ends: the kernel then reads ahead in a hole.
- * Measured (1 GiB): 4 MiB instead of 2 make cp from Glance 1.07 times as fast, and cp of a
- * thin VDI, of 64 pieces, 1.10 times as slow.
+ * Measured (2 processors): 4 MiB instead of 2 make cp from Glance 1.07 times as fast and a
+ * reader of 128 KiB at a time, from a folder, 1.09 times; but cp of a thin VDI, of 64
+ * pieces, 1.10 times as slow.
  */
 static uint64_t readahead_bytes(const struct fs *fs)
 {
 	if (fs->options->readahead != UINT64_MAX)
 		return fs->options->readahead;
-	return tells_holes(fs) ? 2u << 20 : 4u << 20;
+	return has_holes(fs) ? 2u << 20 : 4u << 20;
 }
 
 /*

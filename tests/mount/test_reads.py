@@ -400,7 +400,7 @@ def test_the_largest_image_can_be_read_at_its_end(fake, mounted):
 
 
 @pytest.mark.parametrize("allocated,option,most", [
-    (None, (), 4096), (4096, (), 2048), (None, ("readahead=1M",), 1024),
+    (None, (), 4096), (MIB, (), 4096), (4096, (), 2048), (None, ("readahead=1M",), 1024),
     (None, ("readahead=0",), None),
 ])
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may change it")
