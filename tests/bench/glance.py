@@ -421,8 +421,8 @@ def parse_args():
     parser.add_argument("--rounds", type=int, default=7, help="runs of each (default: 7)")
     parser.add_argument("--size", type=parse_size, default=1 << 30,
                         help="of the image that is copied out of Glance (default: 1G)")
-    parser.add_argument("--pipe-size", type=parse_size, default=200 * MIB,
-                        help="of the image of a to g (default: 200M)")
+    parser.add_argument("--pipe-size", type=parse_size, default=1 << 30,
+                        help="of the image of a to g (default: 1G)")
     parser.add_argument("--build", type=Path, default=SOURCE / "build",
                         help="where imagefs was built (default: build)")
     parser.add_argument("--source-dir", type=Path, default=Path("/dev/shm"),

@@ -78,7 +78,7 @@ def test_the_quickstart_comes_from_nothing_to_a_copied_image(folder):
     assert re.search(r"(?m)^dd if=mnt/random.raw .* [0-9]+ MB/s$", done.stdout)
     assert not [name for name in os.listdir(folder) if name.startswith("imagefs-quickstart")]
     # What it names at the end is there, and was installed with a prefix of its own.
-    program = done.stdout.splitlines()[-1].split()[0]
+    program = re.search(r"^PATH=([^:]+):\$PATH; imagefs ", done.stdout.splitlines()[-1])[1] + "/imagefs"
     assert run(program, "--version").stdout.startswith("imagefs ")
     # One command more, and a store is mounted.
     (folder / "own").mkdir()
