@@ -74,18 +74,24 @@ static int folder_uri(const char *path, char **ret_uri)
 	return 0;
 }
 
+/* Where programs are looked for, with colons between, for the caller to free, or NULL. */
+static char *all_folders(const char *folders)
+{
+	char *all;
+
+	return asprintf(&all, "%s:%s", folders ? folders : "", STORE_FOLDER) < 0 ? NULL
+										 : all;
+}
+
 /*
  * Find the program.  What stands before a '+' is the program's name too, so that
  * sheepdog+unix:// needs no program of its own.
  */
 static char *find_program(const char *folders, const char *scheme)
 {
-	CLEANUP(freep) char *all = NULL;
-	char *rest, *folder;
+	CLEANUP(freep) char *all = all_folders(folders);
+	char *rest = all, *folder;
 
-	if (asprintf(&all, "%s:%s", folders ? folders : "", STORE_FOLDER) < 0)
-		return NULL;
-	rest = all;
 	while ((folder = strsep(&rest, ":"))) {
 		for (const char *end = scheme + strlen(scheme); end;
 		     end = memchr(scheme, '+', (size_t)(end - scheme))) {
@@ -108,30 +114,26 @@ static char *find_program(const char *folders, const char *scheme)
 static char *list_schemes(const char *folders)
 {
 	static const char prefix[] = "/imagefs-store-";
-	CLEANUP(freep) char *all = NULL;
-	char *schemes = NULL, *rest, *folder;
+	CLEANUP(freep) char *all = all_folders(folders);
+	char *schemes = NULL, *rest = all, *folder;
+	int flags = GLOB_MARK; /* "/" behind what is a folder */
 	glob_t found = {0};
-	int flags = 0;
 
-	if (asprintf(&all, "%s:%s", folders ? folders : "", STORE_FOLDER) < 0)
-		return NULL;
-	for (rest = all; (folder = strsep(&rest, ":"));) {
+	while ((folder = strsep(&rest, ":"))) {
 		CLEANUP(freep) char *pattern = NULL;
 
 		if (!*folder || asprintf(&pattern, "%s%s*", folder, prefix) < 0)
 			continue;
 		glob(pattern, flags, NULL, &found);
-		flags = GLOB_APPEND;
+		flags |= GLOB_APPEND;
 	}
 	for (size_t i = 0; i < found.gl_pathc; i++) {
-		const char *scheme = strrchr(found.gl_pathv[i], '/') + sizeof(prefix) - 1;
-		char *more = NULL;
-		struct stat st;
+		const char *path = found.gl_pathv[i];
+		char *more;
 
-		if (access(found.gl_pathv[i], X_OK) || stat(found.gl_pathv[i], &st) ||
-		    !S_ISREG(st.st_mode) ||
+		if (path[strlen(path) - 1] == '/' || access(path, X_OK) ||
 		    asprintf(&more, "%s%s%s", schemes ? schemes : "", schemes ? ", " : "",
-			     scheme) < 0)
+			     strrchr(path, '/') + sizeof(prefix) - 1) < 0)
 			continue;
 		free(schemes);
 		schemes = more;

@@ -314,7 +314,7 @@ def test_a_mount_that_goes_away_ends_the_view(fake, mounted):
     mount.end()
     assert terminal.end() == 1
     said = terminal.said.split("\x1b[?1049l")[1]
-    assert "no imagefs is mounted there" in said
+    assert "%s: no imagefs is mounted there" % mount.path in said
 
 
 @pytest.mark.parametrize("how", ["pipe", "--once", "dumb"])
