@@ -37,7 +37,7 @@ from run import (
 
 TWENTY = 20
 FAIR_IMAGES = 200
-FAIR_SIZE = 8 * MIB
+FAIR_SIZE = 32 * MIB  # less is read by the first before the last has started
 FAIR_SECONDS = 6
 SKIP = 17 * MIB
 SKIP_ROUNDS = 4
