@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The figures of a mount: what they are, and their form."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -52,15 +53,17 @@ def test_how_reads_were_answered_adds_up(fake, mounted):
     image = fake.image("a", 20 * MIB)
     holes = fake.image("holes", 8 * MIB, extents=[(0, 65536)], allocated=65536)
     mount = mounted(fake.uri, "direct_io")
-    for made in (image, holes):
-        with open(mount / made.name, "rb", buffering=0) as file:
+    with contextlib.ExitStack() as opened:
+        for made in (image, holes):
+            file = opened.enter_context(open(mount / made.name, "rb", buffering=0))
             os.lseek(file.fileno(), 0, os.SEEK_HOLE)  # has the holes be known
             os.lseek(file.fileno(), 0, os.SEEK_SET)
             for offset in range(0, made.size, MIB):  # not at the end, which nobody answers
                 assert file.read(MIB) == made.bytes(offset, MIB)
             for offset in (7 * MIB, 3 * MIB, 5 * MIB):
                 assert os.pread(file.fileno(), 4096, offset) == made.bytes(offset, 4096)
-    found = figures(mount)
+        # What ends with an open file ends between the one figure and the other.
+        found = figures(mount)
 
     def of(name, image):
         return prometheus.value(found, "imagefs_image_" + name, image=image)
