@@ -54,7 +54,8 @@ def fails(path, offset=0):
 
 def test_without_descriptors_a_read_fails_and_says_so_and_others_go_on(fake, mounted):
     image, other = fake.image("a", SIZE), fake.image("other", SIZE)
-    mount = mounted(fake.uri, "ttl=3600", noisy=True)
+    # What was read ahead is given up by some kernels (DAMON) before it is read, 3 s later.
+    mount = mounted(fake.uri, "ttl=3600", "readahead=0", noisy=True)
     assert sorted(os.listdir(mount.path)) == ["a", "other"]
     with open(mount / "other", "rb", buffering=0) as file, \
             open(mount / "a", "rb", buffering=0) as failing:
